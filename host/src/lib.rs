@@ -1,0 +1,1 @@
+//! Pretext: a host that pre-trains networks without labels.

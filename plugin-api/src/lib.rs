@@ -1,0 +1,1 @@
+//! The contract between the Pretext host and its methods.
