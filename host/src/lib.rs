@@ -1,1 +1,6 @@
-//! Pretext: a host that pre-trains networks without labels.
+//! Pretext: a host that pre-trains networks without labels. Every method is a plugin.
+
+pub mod error;
+pub mod random;
+
+pub use error::{Error, Result};
