@@ -1,0 +1,135 @@
+//! Slices of candle tensors: how kernels read a tensor and how their results become one.
+
+use candle_core::{
+    CpuStorage, DType, Device, InplaceOp2, Layout, Shape, Storage, Tensor, WithDType,
+};
+
+use crate::{Error, Result};
+
+/// Calls `$body` with `$float` standing for the tensor's element type, `f32` or `f64`.
+#[macro_export]
+macro_rules! for_float {
+    ($dtype:expr, $float:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $float = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $float = f64;
+                $body
+            }
+            other => Err($crate::Error::failed(format!("expected f32 or f64, got {other:?}"))),
+        }
+    };
+}
+
+/// Calls `body` with the elements of `tensor` in row-major order; copies only what isn't contiguous.
+pub fn read<T: WithDType, R>(tensor: &Tensor, body: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (guard, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(cpu) = &*guard else {
+        return Err(Error::failed("expected a tensor on the CPU"));
+    };
+    let slice = T::cpu_storage_as_slice(cpu)?;
+    let start = layout.start_offset();
+    Ok(body(&slice[start..start + layout.shape().elem_count()]))
+}
+
+/// A tensor of `shape` from its elements in row-major order, without a copy.
+pub fn tensor<T: WithDType>(elements: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Ok(Tensor::from_vec(elements, shape.into(), &Device::Cpu)?)
+}
+
+/// The elements of `tensor` as f32, in row-major order.
+pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// The elements of `tensor` as f64, in row-major order.
+pub fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+}
+
+/// The one element of `tensor`, whatever its shape.
+pub fn scalar(tensor: &Tensor) -> Result<f64> {
+    match to_f64(tensor)?.as_slice() {
+        [value] => Ok(*value),
+        _ => Err(Error::failed(format!("expected one number, got {:?}", tensor.dims()))),
+    }
+}
+
+/// Ones in the shape and type of `tensor`.
+pub fn ones_like(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.ones_like()?)
+}
+
+/// Calls `body` with the elements of `target`, to change in place, and those of `source` to read.
+///
+/// Both are contiguous, of the same shape and type, and don't share storage. Whoever else holds
+/// `target`'s storage sees the change: callers own it.
+pub fn update<T: WithDType>(
+    target: &Tensor,
+    source: &Tensor,
+    body: impl Fn(&mut [T], &[T]),
+) -> Result<()> {
+    let source = source.contiguous()?;
+    if !target.is_contiguous() || target.dims() != source.dims() {
+        return Err(Error::failed(format!(
+            "can't update {:?} in place from {:?}",
+            target.dims(),
+            source.dims()
+        )));
+    }
+    target.inplace_op2(&source, &Update(body, std::marker::PhantomData::<fn(T)>))?;
+    Ok(())
+}
+
+/// `target += source`, in place.
+pub fn add_in_place(target: &Tensor, source: &Tensor) -> Result<()> {
+    for_float!(target.dtype(), T => update::<T>(target, source, |target, source| {
+        for (t, s) in target.iter_mut().zip(source) {
+            *t += *s;
+        }
+    }))
+}
+
+struct Update<T, F>(F, std::marker::PhantomData<fn(T)>);
+
+impl<T: WithDType, F: Fn(&mut [T], &[T])> InplaceOp2 for Update<T, F> {
+    fn name(&self) -> &'static str {
+        "update"
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        target_layout: &Layout,
+        source: &CpuStorage,
+        source_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let n = target_layout.shape().elem_count();
+        let (t, s) = (target_layout.start_offset(), source_layout.start_offset());
+        let source = T::cpu_storage_as_slice(source)?;
+        let target = mutable_slice::<T>(target)?;
+        (self.0)(&mut target[t..t + n], &source[s..s + n]);
+        Ok(())
+    }
+}
+
+/// The elements of `storage`, which must be of type `T`.
+fn mutable_slice<T: WithDType>(storage: &mut CpuStorage) -> candle_core::Result<&mut [T]> {
+    let any: &mut dyn std::any::Any = match storage {
+        CpuStorage::F32(elements) => elements,
+        CpuStorage::F64(elements) => elements,
+        CpuStorage::U32(elements) => elements,
+        CpuStorage::I64(elements) => elements,
+        CpuStorage::U8(elements) => elements,
+        CpuStorage::BF16(elements) => elements,
+        _ => candle_core::bail!("no in-place access to this element type"),
+    };
+    match any.downcast_mut::<Vec<T>>() {
+        Some(elements) => Ok(elements),
+        None => candle_core::bail!("in-place access with the wrong element type"),
+    }
+}

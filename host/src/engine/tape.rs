@@ -1,0 +1,379 @@
+//! The tape: remembers how each value was made, and walks back through it once.
+
+use std::cell::{Cell, RefCell};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::profile::Profile;
+use super::storage;
+use crate::{Error, Result};
+
+/// The arithmetic of matrix products; everything else is f32 in both cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 operands.
+    #[default]
+    F32,
+    /// bf16 operands, f32 accumulation, f32 master weights.
+    Bf16,
+}
+
+/// A tensor that may take part in a backward pass. Cloning is cheap and shares the storage.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    node: Option<usize>,
+}
+
+impl Var {
+    /// A value that no gradient flows into.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, node: None }
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The sizes of the value.
+    pub fn dims(&self) -> &[usize] {
+        self.value.dims()
+    }
+
+    /// The element type of the value.
+    pub fn dtype(&self) -> DType {
+        self.value.dtype()
+    }
+
+    /// The device of the value.
+    pub fn device(&self) -> &Device {
+        self.value.device()
+    }
+
+    /// Whether a gradient flows into it.
+    pub fn tracked(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The same value, cut from the tape.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self::constant(self.value.clone())
+    }
+}
+
+/// What an op's backward does with the gradient of its output.
+type Backward = Box<dyn FnOnce(Incoming, &mut Gradients<'_>) -> Result<()>>;
+
+struct Node {
+    name: &'static str,
+    inputs: Vec<Option<usize>>,
+    /// `None` for a leaf.
+    backward: Option<Backward>,
+}
+
+/// The gradient of an op's output, as its backward receives it: to read, and to hand on (or views of
+/// it) by [`Gradients::pass`] or [`Gradients::add_shared`].
+#[derive(Debug)]
+pub struct Incoming(Tensor);
+
+impl Incoming {
+    /// The gradient.
+    pub fn into_tensor(self) -> Tensor {
+        self.0
+    }
+
+    /// The gradient, to read.
+    pub fn tensor(&self) -> &Tensor {
+        &self.0
+    }
+}
+
+/// One recorded computation. A tape serves one step and is then dropped.
+#[derive(Default)]
+pub struct Tape {
+    nodes: RefCell<Vec<Node>>,
+    no_grad: Cell<usize>,
+    precision: Precision,
+    profile: Option<Profile>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tape({} nodes)", self.nodes.borrow().len())
+    }
+}
+
+impl Tape {
+    /// An empty tape whose matrix products use `precision`.
+    pub fn new(precision: Precision) -> Self {
+        Self { precision, ..Self::default() }
+    }
+
+    /// Measures every op from now on; see [`Tape::profile`].
+    #[must_use]
+    pub fn profiled(mut self) -> Self {
+        self.profile = Some(Profile::default());
+        self
+    }
+
+    /// What was measured, if the tape is profiled.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    /// The arithmetic of matrix products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// A value whose gradient is wanted: a parameter, or an input under test.
+    pub fn leaf(&self, value: Tensor) -> Var {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(Node { name: "leaf", inputs: Vec::new(), backward: None });
+        Var { value, node: Some(nodes.len() - 1) }
+    }
+
+    /// Runs `body` without recording: its results are constants.
+    pub fn no_grad<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.enter_no_grad();
+        let result = body();
+        self.leave_no_grad();
+        result
+    }
+
+    /// Stops recording until the matching [`Tape::leave_no_grad`]; calls nest.
+    pub fn enter_no_grad(&self) {
+        self.no_grad.set(self.no_grad.get() + 1);
+    }
+
+    /// Ends the innermost [`Tape::enter_no_grad`].
+    pub fn leave_no_grad(&self) {
+        self.no_grad.set(self.no_grad.get().saturating_sub(1));
+    }
+
+    /// Whether an op on these inputs must save what its backward needs.
+    pub fn records(&self, inputs: &[&Var]) -> bool {
+        self.no_grad.get() == 0 && inputs.iter().any(|input| input.tracked())
+    }
+
+    /// Records that the op `name` made `value` from `inputs`.
+    ///
+    /// `backward` receives the gradient of `value` and adds one gradient per input, in the order of
+    /// `inputs`. It is dropped at once where no input is tracked, so capture only what it needs.
+    pub fn record(
+        &self,
+        name: &'static str,
+        inputs: &[&Var],
+        value: Tensor,
+        backward: impl FnOnce(Incoming, &mut Gradients<'_>) -> Result<()> + 'static,
+    ) -> Var {
+        if !self.records(inputs) {
+            return Var::constant(value);
+        }
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(Node {
+            name,
+            inputs: inputs.iter().map(|input| input.node).collect(),
+            backward: Some(Box::new(backward)),
+        });
+        Var { value, node: Some(nodes.len() - 1) }
+    }
+
+    /// Times `body` as a forward call of the op `name` when the tape is profiled.
+    pub fn timed<T>(&self, name: &'static str, body: impl FnOnce() -> T) -> T {
+        match &self.profile {
+            Some(profile) => profile.forward(name, body),
+            None => body(),
+        }
+    }
+
+    /// Walks back from the scalar `loss` and returns the gradient of every leaf that it depends on.
+    ///
+    /// What the ops saved is freed on the way, so a tape is walked once.
+    pub fn backward(&self, loss: &Var) -> Result<LeafGradients> {
+        if loss.value.elem_count() != 1 {
+            return Err(Error::failed(format!("a loss is one number, not {:?}", loss.dims())));
+        }
+        self.backward_from(loss, storage::ones_like(&loss.value)?)
+    }
+
+    /// Walks back from `output` with `seed` as its gradient (same shape).
+    pub fn backward_from(&self, output: &Var, seed: Tensor) -> Result<LeafGradients> {
+        let Some(root) = output.node else {
+            return Err(Error::failed("the loss does not depend on any parameter")
+                .hint("check that the method uses the student's output, not only the teacher's"));
+        };
+        let mut slots: Vec<Slot> = Vec::new();
+        slots.resize_with(root + 1, Slot::default);
+        slots[root] = Slot::Owned(seed);
+        let mut leaves = LeafGradients::default();
+        for id in (0..=root).rev() {
+            let Some((gradient, owned)) = slots[id].take() else {
+                // Nothing flowed here: free what the op saved all the same.
+                self.nodes.borrow_mut()[id].backward = None;
+                continue;
+            };
+            let (name, inputs, backward) = {
+                let node = &mut self.nodes.borrow_mut()[id];
+                (node.name, std::mem::take(&mut node.inputs), node.backward.take())
+            };
+            let Some(backward) = backward else {
+                leaves.0.push((id, gradient));
+                continue;
+            };
+            let mut gradients = Gradients { slots: &mut slots, inputs: &inputs, owned };
+            match &self.profile {
+                Some(p) => p.backward(name, || backward(Incoming(gradient), &mut gradients)),
+                None => backward(Incoming(gradient), &mut gradients),
+            }?;
+        }
+        Ok(leaves)
+    }
+}
+
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Empty,
+    /// Nobody else holds this storage: later gradients are added in place.
+    Owned(Tensor),
+    /// Somebody else holds this storage too: the first addition makes a new tensor.
+    Shared(Tensor),
+}
+
+impl Slot {
+    fn take(&mut self) -> Option<(Tensor, bool)> {
+        match std::mem::take(self) {
+            Self::Empty => None,
+            Self::Owned(gradient) => Some((gradient, true)),
+            Self::Shared(gradient) => Some((gradient, false)),
+        }
+    }
+}
+
+/// Where a backward puts the gradients of its op's inputs.
+pub struct Gradients<'a> {
+    slots: &'a mut [Slot],
+    inputs: &'a [Option<usize>],
+    /// Whether nobody else holds the storage of the incoming gradient.
+    owned: bool,
+}
+
+impl std::fmt::Debug for Gradients<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gradients({:?})", self.inputs)
+    }
+}
+
+impl Gradients<'_> {
+    /// Whether input `index` wants a gradient; where not, don't compute it.
+    pub fn wants(&self, index: usize) -> bool {
+        self.inputs[index].is_some()
+    }
+
+    /// Gives input `index` a fresh gradient, whose storage nobody else holds.
+    pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
+        self.put(index, gradient, true)
+    }
+
+    /// Hands the incoming gradient, or a view of all of it, on to input `index` and to no other.
+    pub fn pass(&mut self, index: usize, gradient: Tensor) -> Result<()> {
+        self.put(index, gradient, self.owned)
+    }
+
+    /// Gives input `index` a gradient whose storage somebody else holds too (the incoming one or a
+    /// saved tensor, handed to several inputs).
+    pub fn add_shared(&mut self, index: usize, gradient: Tensor) -> Result<()> {
+        self.put(index, gradient, false)
+    }
+
+    fn put(&mut self, index: usize, gradient: Tensor, owned: bool) -> Result<()> {
+        let Some(id) = self.inputs[index] else { return Ok(()) };
+        let owned = owned && gradient.is_contiguous();
+        let slot = &mut self.slots[id];
+        *slot = match std::mem::take(slot) {
+            Slot::Empty if owned => Slot::Owned(gradient),
+            Slot::Empty => Slot::Shared(gradient),
+            Slot::Owned(sum) => {
+                storage::add_in_place(&sum, &gradient)?;
+                Slot::Owned(sum)
+            }
+            Slot::Shared(sum) if owned => {
+                storage::add_in_place(&gradient, &sum)?;
+                Slot::Owned(gradient)
+            }
+            Slot::Shared(sum) => Slot::Owned((sum + gradient)?),
+        };
+        Ok(())
+    }
+}
+
+/// The gradients that reached the leaves.
+#[derive(Debug, Default)]
+pub struct LeafGradients(Vec<(usize, Tensor)>);
+
+impl LeafGradients {
+    /// The gradient of `leaf`, if any reached it.
+    pub fn get(&self, leaf: &Var) -> Option<&Tensor> {
+        let node = leaf.node?;
+        self.0.iter().find(|(id, _)| *id == node).map(|(_, gradient)| gradient)
+    }
+
+    /// Takes the gradient of `leaf` out, if any reached it.
+    pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
+        let node = leaf.node?;
+        let at = self.0.iter().position(|(id, _)| *id == node)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ops::add::add;
+    use super::*;
+
+    fn leaf(tape: &Tape, values: &[f64]) -> Var {
+        tape.leaf(Tensor::new(values, &Device::Cpu).unwrap())
+    }
+
+    #[test]
+    fn a_value_used_twice_gets_the_sum_of_its_gradients() {
+        let tape = Tape::default();
+        let x = leaf(&tape, &[3.0]);
+        let two = add(&tape, &x, &x).unwrap();
+        let four = add(&tape, &two, &two).unwrap();
+        let five = add(&tape, &four, &x).unwrap();
+        let gradients = tape.backward(&five).unwrap();
+        assert_eq!(storage::scalar(gradients.get(&x).unwrap()).unwrap(), 5.0);
+    }
+
+    #[test]
+    fn a_gradient_that_two_inputs_share_is_not_changed_under_the_other() {
+        let tape = Tape::default();
+        let (x, y) = (leaf(&tape, &[1.0, 2.0]), leaf(&tape, &[3.0, 4.0]));
+        let sum = add(&tape, &x, &y).unwrap();
+        let again = add(&tape, &sum, &x).unwrap();
+        let seed = Tensor::new(&[1.0, 10.0], &Device::Cpu).unwrap();
+        let gradients = tape.backward_from(&again, seed).unwrap();
+        assert_eq!(storage::to_f64(gradients.get(&x).unwrap()).unwrap(), [2.0, 20.0]);
+        assert_eq!(storage::to_f64(gradients.get(&y).unwrap()).unwrap(), [1.0, 10.0]);
+    }
+
+    #[test]
+    fn nothing_is_recorded_without_gradients() {
+        let tape = Tape::default();
+        let x = leaf(&tape, &[3.0]);
+        let y = tape.no_grad(|| add(&tape, &x, &x)).unwrap();
+        assert!(!y.tracked() && add(&tape, &x, &y).unwrap().tracked());
+    }
+
+    #[test]
+    fn a_loss_that_depends_on_no_parameter_is_an_error_with_a_hint() {
+        let constant = Var::constant(Tensor::new(&[1.0], &Device::Cpu).unwrap());
+        let error = Tape::default().backward(&constant).unwrap_err();
+        assert!(error.to_string().contains("does not depend on any parameter"));
+        assert!(error.hint_text().is_some());
+    }
+}
