@@ -2,6 +2,8 @@
 
 pub mod engine;
 pub mod error;
+pub mod module;
 pub mod random;
+pub mod state;
 
 pub use error::{Error, Result};

@@ -1,0 +1,61 @@
+//! Modules: networks that the host builds for methods, from parts of the engine.
+//!
+//! A backbone (`vit`, `identity`, later more) is chosen by the recipe; `linear`, `mlp` and `transformer`
+//! are blocks that methods ask for by kind. A module owns no tensor: it holds the names of its
+//! parameters in the run's [`State`](crate::state::State), so that a teacher is the same module
+//! built a second time under another prefix.
+
+use crate::Result;
+use crate::engine::{Tape, Var};
+use crate::random::Stream;
+use crate::state::{ParamId, StepVars};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Everything that a forward pass needs besides its inputs.
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// Where ops are recorded.
+    pub tape: &'a Tape,
+    /// The parameters of this step.
+    pub vars: &'a StepVars<'a>,
+    /// Whether drop path and dropout act.
+    pub training: bool,
+    /// Randomness of drop path and dropout.
+    pub stream: Rc<RefCell<Stream>>,
+}
+
+impl Forward<'_> {
+    /// Parameter `id` of this step.
+    pub fn param(&self, id: ParamId) -> Var {
+        self.vars.get(self.tape, id)
+    }
+}
+
+/// One named input of a module.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Its name: `images` `[B, C, H, W]`, `vectors` `[B, D]`, `tokens` `[B, N, D]`,
+    /// `keep` (u32 indices of tokens to see, `[B, K]`), `mask` (u8 `[B, N]`), ...
+    pub name: String,
+    /// Its value.
+    pub value: Var,
+}
+
+/// A network.
+pub trait Module: std::fmt::Debug {
+    /// Computes the asked outputs, in the order asked.
+    ///
+    /// Backbones offer `pooled` `[B, D]`, `cls` `[B, D]`, `tokens` `[B, N, D]` and `layer.K` (tokens after
+    /// block K, counted from 1); blocks offer `out`.
+    ///
+    /// # Errors
+    /// When an input is missing or has the wrong shape, or an output is not offered.
+    fn call(&self, forward: &Forward<'_>, inputs: &[Input], outputs: &[&str]) -> Result<Vec<Var>>;
+
+    /// A fact about the module, such as `dim` (width of its output), `patch`, `depth`.
+    fn fact(&self, name: &str) -> Option<i64>;
+
+    /// Its parameters, in order of declaration.
+    fn parameters(&self) -> &[ParamId];
+}

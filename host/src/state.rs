@@ -1,0 +1,311 @@
+//! What a run owns and a checkpoint keeps: parameters and buffers, by name, in order of declaration.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::engine::{Tape, Var, storage};
+use crate::random::Stream;
+use crate::{Error, Result};
+
+/// How a parameter or buffer starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// The same value everywhere.
+    Constant(f64),
+    /// Normal with mean 0, cut at `cut` (in units of the value, as the field's `trunc_normal_`).
+    TruncatedNormal {
+        /// Standard deviation before cutting.
+        std: f64,
+        /// Largest absolute value.
+        cut: f64,
+    },
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Uniform in `[low, high)`.
+    Uniform {
+        /// Lower bound.
+        low: f64,
+        /// Upper bound.
+        high: f64,
+    },
+}
+
+impl Init {
+    /// A tensor of `shape` in f32, drawn from `stream`.
+    pub fn tensor(self, shape: &[usize], stream: &mut Stream) -> Result<Tensor> {
+        let draw = |stream: &mut Stream| match self {
+            Self::Constant(value) => value,
+            Self::TruncatedNormal { std, cut } => loop {
+                let value = std * stream.normal();
+                if value.abs() <= cut {
+                    break value;
+                }
+            },
+            Self::Normal { std } => std * stream.normal(),
+            Self::Uniform { low, high } => stream.range(low, high),
+        };
+        let elements = (0..shape.iter().product()).map(|_| draw(stream) as f32).collect();
+        storage::tensor::<f32>(elements, shape)
+    }
+}
+
+/// Until when a parameter gets no update.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Frozen {
+    /// Updated from the first step.
+    #[default]
+    Never,
+    /// Frozen for that many steps.
+    Steps(u64),
+    /// Frozen for that many epochs.
+    Epochs(f64),
+    /// Never updated by the optimiser: a teacher, or a fixed position embedding.
+    Always,
+}
+
+impl Frozen {
+    /// Whether the parameter is frozen at `step` (counted from 0).
+    pub fn at(self, step: u64, steps_per_epoch: u64) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Steps(steps) => step < steps,
+            Self::Epochs(epochs) => (step as f64) < epochs * steps_per_epoch as f64,
+            Self::Always => true,
+        }
+    }
+}
+
+/// How the optimiser treats a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    /// Multiplies the learning rate.
+    pub lr_multiplier: f64,
+    /// Whether weight decay applies; 1-D parameters are exempt in any case unless the recipe says
+    /// otherwise.
+    pub weight_decay: bool,
+    /// Until when it is frozen.
+    pub frozen: Frozen,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self { lr_multiplier: 1.0, weight_decay: true, frozen: Frozen::Never }
+    }
+}
+
+/// Names a parameter of a [`State`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ParamId(pub usize);
+
+/// Names a buffer of a [`State`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BufferId(pub usize);
+
+/// A tensor that the optimiser or a teacher's average updates, in place.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Full name, such as `student.backbone.blocks.0.attn.qkv.weight`.
+    pub name: String,
+    /// The f32 master value; its storage stays the same over the run.
+    pub value: Tensor,
+    /// How the optimiser treats it.
+    pub group: Group,
+}
+
+/// A tensor that a method or module updates itself: a center, a queue, running statistics.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// Full name.
+    pub name: String,
+    /// The present value.
+    pub value: Tensor,
+}
+
+/// Every parameter and buffer of a run.
+#[derive(Debug)]
+pub struct State {
+    seed: u64,
+    parameters: Vec<Parameter>,
+    buffers: Vec<Buffer>,
+    names: BTreeMap<String, ()>,
+}
+
+impl State {
+    /// No parameters yet; each will start from `(seed, its name)`.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, parameters: Vec::new(), buffers: Vec::new(), names: BTreeMap::new() }
+    }
+
+    fn claim(&mut self, name: &str) -> Result<()> {
+        if self.names.insert(name.to_owned(), ()).is_some() {
+            return Err(Error::failed(format!("`{name}` is declared twice")));
+        }
+        Ok(())
+    }
+
+    /// Declares a parameter. Its start depends on the seed and its name, not on the order.
+    pub fn parameter(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        init: Init,
+        group: Group,
+    ) -> Result<ParamId> {
+        self.claim(name)?;
+        let value = init.tensor(shape, &mut Stream::new(self.seed, name, 0, 0))?;
+        self.parameters.push(Parameter { name: name.to_owned(), value, group });
+        Ok(ParamId(self.parameters.len() - 1))
+    }
+
+    /// Declares a buffer.
+    pub fn buffer(&mut self, name: &str, shape: &[usize], init: Init) -> Result<BufferId> {
+        self.claim(name)?;
+        let value = init.tensor(shape, &mut Stream::new(self.seed, name, 0, 0))?;
+        self.buffers.push(Buffer { name: name.to_owned(), value });
+        Ok(BufferId(self.buffers.len() - 1))
+    }
+
+    /// The parameters, in order of declaration.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The buffers, in order of declaration.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
+    /// The parameter `id`.
+    pub fn get(&self, id: ParamId) -> &Parameter {
+        &self.parameters[id.0]
+    }
+
+    /// The value of buffer `id`.
+    pub fn get_buffer(&self, id: BufferId) -> &Tensor {
+        &self.buffers[id.0].value
+    }
+
+    /// Replaces the value of buffer `id` by one of the same shape.
+    pub fn set_buffer(&mut self, id: BufferId, value: Tensor) -> Result<()> {
+        let buffer = &mut self.buffers[id.0];
+        if buffer.value.dims() != value.dims() {
+            return Err(Error::failed(format!(
+                "buffer `{}` has shape {:?}, not {:?}",
+                buffer.name,
+                buffer.value.dims(),
+                value.dims()
+            )));
+        }
+        buffer.value = value;
+        Ok(())
+    }
+
+    /// The parameter called `name`.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.parameters.iter().position(|p| p.name == name).map(ParamId)
+    }
+
+    /// Changes how the optimiser treats parameter `id`.
+    pub fn set_group(&mut self, id: ParamId, group: Group) {
+        self.parameters[id.0].group = group;
+    }
+
+    /// Writes `value` (same shape, any float type) over parameter `id`, into the storage it has.
+    pub fn assign(&mut self, id: ParamId, value: &Tensor) -> Result<()> {
+        let parameter = &self.parameters[id.0];
+        if parameter.value.dims() != value.dims() {
+            return Err(Error::failed(format!(
+                "`{}` has shape {:?}, not {:?}",
+                parameter.name,
+                parameter.value.dims(),
+                value.dims()
+            )));
+        }
+        let value = value.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        storage::update::<f32>(&parameter.value, &value, |to, from| to.copy_from_slice(from))
+    }
+}
+
+/// The parameters as one step sees them: tape leaves where the optimiser will want a gradient,
+/// constants elsewhere; each is made at its first use.
+#[derive(Debug)]
+pub struct StepVars<'a> {
+    state: &'a State,
+    vars: RefCell<Vec<Option<Var>>>,
+}
+
+impl<'a> StepVars<'a> {
+    /// The parameters of `state`, none used yet.
+    pub fn new(state: &'a State) -> Self {
+        Self { state, vars: RefCell::new(vec![None; state.parameters.len()]) }
+    }
+
+    /// The state behind them.
+    pub fn state(&self) -> &'a State {
+        self.state
+    }
+
+    /// Parameter `id` on `tape`.
+    pub fn get(&self, tape: &Tape, id: ParamId) -> Var {
+        let mut vars = self.vars.borrow_mut();
+        vars[id.0]
+            .get_or_insert_with(|| {
+                let parameter = self.state.get(id);
+                match parameter.group.frozen {
+                    Frozen::Always => Var::constant(parameter.value.clone()),
+                    _ => tape.leaf(parameter.value.clone()),
+                }
+            })
+            .clone()
+    }
+
+    /// The leaf of parameter `id`, if the step used it.
+    pub fn used(&self, id: ParamId) -> Option<Var> {
+        self.vars.borrow()[id.0].clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_starts_from_the_seed_and_its_name_alone() {
+        let init = Init::Normal { std: 1.0 };
+        let (mut one, mut two) = (State::new(3), State::new(3));
+        one.parameter("a", &[4], init, Group::default()).unwrap();
+        let b1 = one.parameter("b", &[4], init, Group::default()).unwrap();
+        let b2 = two.parameter("b", &[4], init, Group::default()).unwrap();
+        let value = |s: &State, id| storage::to_f64(&s.get(id).value).unwrap();
+        assert_eq!(value(&one, b1), value(&two, b2));
+        assert_ne!(value(&one, b1), value(&one, ParamId(0)));
+    }
+
+    #[test]
+    fn a_name_can_be_declared_once() {
+        let mut state = State::new(0);
+        state.buffer("center", &[1], Init::Constant(0.0)).unwrap();
+        assert!(state.parameter("center", &[1], Init::Constant(0.0), Group::default()).is_err());
+    }
+
+    #[test]
+    fn assigning_keeps_the_storage_and_refuses_another_shape() {
+        let mut state = State::new(0);
+        let id = state.parameter("w", &[2], Init::Constant(0.0), Group::default()).unwrap();
+        let seen = state.get(id).value.clone();
+        state.assign(id, &Tensor::new(&[1.0_f32, 2.0], &Device::Cpu).unwrap()).unwrap();
+        assert_eq!(storage::to_f64(&seen).unwrap(), [1.0, 2.0]);
+        assert!(state.assign(id, &Tensor::new(&[1.0_f32], &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn freezing_ends_after_its_epochs() {
+        let frozen = Frozen::Epochs(1.0);
+        assert!(frozen.at(9, 10) && !frozen.at(10, 10) && Frozen::Always.at(1000, 1));
+    }
+}
