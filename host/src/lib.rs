@@ -5,5 +5,6 @@ pub mod error;
 pub mod module;
 pub mod random;
 pub mod state;
+pub mod train;
 
 pub use error::{Error, Result};
