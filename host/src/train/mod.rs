@@ -1,5 +1,8 @@
 //! Training: the loop and what it turns on every step.
 
 pub mod event;
+pub mod optimizer;
+pub mod schedule;
+pub mod teacher;
 
 pub use event::{Event, Observer, StepReport};
