@@ -3,6 +3,7 @@
 pub mod event;
 pub mod optimizer;
 pub mod schedule;
+pub mod step;
 pub mod teacher;
 
 pub use event::{Event, Observer, StepReport};

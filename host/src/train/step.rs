@@ -1,0 +1,274 @@
+//! One step: forward, backward, clip, update, average; and what it takes to go on after a stop.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use candle_core::Tensor;
+
+use super::optimizer::{Clip, Optimizer, Rates, clip};
+use super::schedule::{Progress, Schedule};
+use super::teacher::Average;
+use crate::engine::{Precision, Tape, Var, storage};
+use crate::module::Forward;
+use crate::random::Stream;
+use crate::state::{BufferId, ParamId, State, StepVars};
+use crate::{Error, Result};
+
+/// What a method made of one batch.
+#[derive(Debug)]
+pub struct Told {
+    /// The loss, one number.
+    pub loss: Var,
+    /// Named figures, one number each; read only when they are written down.
+    pub metrics: Vec<(String, Var)>,
+    /// New values of buffers; they take effect when the step is accepted.
+    pub buffers: Vec<(BufferId, Tensor)>,
+}
+
+/// A method, as the step sees it.
+pub trait Learner {
+    /// A batch as the loader makes it.
+    type Batch;
+
+    /// Computes the loss of `batch`.
+    fn learn(
+        &mut self,
+        forward: &Forward<'_>,
+        batch: &Self::Batch,
+        progress: Progress,
+    ) -> Result<Told>;
+}
+
+/// The numbers that the recipe fixes for every step.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Seed of drop path and dropout.
+    pub seed: u64,
+    /// Arithmetic of matrix products.
+    pub precision: Precision,
+    /// Batches whose gradients are averaged before one update.
+    pub accumulate: u64,
+    /// The learning rate by step.
+    pub lr: Schedule,
+    /// Weight decay by step.
+    pub weight_decay: Schedule,
+    /// Clipping of gradients.
+    pub clip: Clip,
+}
+
+/// What one step did, in numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
+    /// The loss, averaged over accumulated batches.
+    pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Norm of all gradients before clipping.
+    pub gradient_norm: f64,
+    /// Decay of the first teacher, if there is one.
+    pub teacher_decay: Option<f64>,
+    /// The method's figures, averaged over accumulated batches.
+    pub metrics: Vec<(String, f64)>,
+}
+
+/// Everything that steps change.
+#[derive(Debug)]
+pub struct Trainer {
+    /// Parameters and buffers.
+    pub state: State,
+    /// The optimiser and its moments.
+    pub optimizer: Optimizer,
+    /// The teachers.
+    pub averages: Vec<Average>,
+    /// What the recipe fixed.
+    pub rules: Rules,
+}
+
+impl Trainer {
+    /// Takes one step on the batches that `next` gives, one per accumulated gradient.
+    ///
+    /// # Errors
+    /// When the method fails, or the loss or a gradient is not finite; then nothing was updated.
+    pub fn step<L: Learner>(
+        &mut self,
+        learner: &mut L,
+        progress: Progress,
+        mut next: impl FnMut() -> Result<L::Batch>,
+    ) -> Result<Taken> {
+        let mut sums = Sums::default();
+        let mut gradients: BTreeMap<ParamId, Tensor> = BTreeMap::new();
+        for part in 0..self.rules.accumulate {
+            let batch = next()?;
+            let draw = progress.step * self.rules.accumulate + part;
+            let told = self.accumulate(learner, &batch, progress, draw, &mut gradients)?;
+            sums.add(told.loss, told.metrics);
+            for (id, value) in told.buffers {
+                self.state.set_buffer(id, value)?;
+            }
+        }
+        let mut gradients: Vec<(ParamId, Tensor)> = gradients.into_iter().collect();
+        let gradient_norm = clip(&self.state, &mut gradients, self.rules.clip)?;
+        let (lr, weight_decay) = (self.rules.lr.at(progress), self.rules.weight_decay.at(progress));
+        self.optimizer.step(&self.state, &gradients, Rates { lr, weight_decay })?;
+        let mut teacher_decay = None;
+        for average in &self.averages {
+            let decay = average.update(&self.state, progress)?;
+            teacher_decay.get_or_insert(decay);
+        }
+        let (loss, metrics) = sums.mean(self.rules.accumulate);
+        Ok(Taken { loss, lr, weight_decay, gradient_norm, teacher_decay, metrics })
+    }
+
+    /// Adds the gradients of one batch, divided by the number of accumulated batches.
+    fn accumulate<L: Learner>(
+        &self,
+        learner: &mut L,
+        batch: &L::Batch,
+        progress: Progress,
+        draw: u64,
+        gradients: &mut BTreeMap<ParamId, Tensor>,
+    ) -> Result<Read> {
+        let tape = Tape::new(self.rules.precision);
+        let vars = StepVars::new(&self.state);
+        let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", draw, 0)));
+        let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
+        let told = learner.learn(&forward, batch, progress)?;
+        let loss = storage::scalar(told.loss.value())?;
+        let metrics = told
+            .metrics
+            .iter()
+            .map(|(name, value)| Ok((name.clone(), storage::scalar(value.value())?)))
+            .collect::<Result<Vec<_>>>()?;
+        if !loss.is_finite() {
+            return Err(not_finite(loss, &metrics));
+        }
+        let seed = storage::ones_like(told.loss.value())?;
+        let seed = seed.affine(1.0 / self.rules.accumulate as f64, 0.0)?;
+        let mut arrived = tape.backward_from(&told.loss, seed)?;
+        for (index, parameter) in self.state.parameters().iter().enumerate() {
+            let id = ParamId(index);
+            let Some(gradient) = vars.used(id).and_then(|leaf| arrived.take(&leaf)) else {
+                continue;
+            };
+            if parameter.group.frozen.at(progress.step, progress.steps_per_epoch) {
+                continue;
+            }
+            match gradients.get(&id) {
+                Some(sum) => storage::add_in_place(sum, &gradient)?,
+                None => {
+                    gradients.insert(id, gradient.contiguous()?);
+                }
+            }
+        }
+        Ok(Read { loss, metrics, buffers: told.buffers })
+    }
+}
+
+fn not_finite(loss: f64, metrics: &[(String, f64)]) -> Error {
+    let term = metrics.iter().find(|(_, value)| !value.is_finite());
+    let named = term.map_or_else(String::new, |(name, value)| format!("; `{name}` is {value}"));
+    Error::failed(format!("the loss is {loss}{named}"))
+}
+
+/// One batch's numbers, read from their tensors.
+struct Read {
+    loss: f64,
+    metrics: Vec<(String, f64)>,
+    buffers: Vec<(BufferId, Tensor)>,
+}
+
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    metrics: Vec<(String, f64)>,
+}
+
+impl Sums {
+    fn add(&mut self, loss: f64, metrics: Vec<(String, f64)>) {
+        self.loss += loss;
+        for (name, value) in metrics {
+            match self.metrics.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += value,
+                None => self.metrics.push((name, value)),
+            }
+        }
+    }
+
+    fn mean(self, n: u64) -> (f64, Vec<(String, f64)>) {
+        let n = n as f64;
+        (self.loss / n, self.metrics.into_iter().map(|(name, sum)| (name, sum / n)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ops::add::add;
+    use crate::state::{Frozen, Group, Init};
+    use crate::train::optimizer::Rule;
+    use candle_core::Device;
+
+    /// The loss is the parameter plus the batch's number: its gradient is 1.
+    struct Slope(ParamId);
+
+    impl Learner for Slope {
+        type Batch = f32;
+
+        fn learn(&mut self, f: &Forward<'_>, batch: &f32, _: Progress) -> Result<Told> {
+            let constant = Var::constant(Tensor::new(&[*batch], &Device::Cpu)?);
+            let loss = add(f.tape, &f.param(self.0), &constant)?;
+            Ok(Told { metrics: vec![("batch".into(), constant)], loss, buffers: Vec::new() })
+        }
+    }
+
+    fn trainer(accumulate: u64, frozen: Frozen) -> (Trainer, Slope) {
+        let mut state = State::new(0);
+        let group = Group { frozen, ..Group::default() };
+        let id = state.parameter("w", &[1], Init::Constant(5.0), group).unwrap();
+        let rules = Rules {
+            seed: 0,
+            precision: Precision::F32,
+            accumulate,
+            lr: Schedule::constant(1.0),
+            weight_decay: Schedule::constant(0.0),
+            clip: Clip::Off,
+        };
+        let optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0 }, &state);
+        (Trainer { state, optimizer, averages: Vec::new(), rules }, Slope(id))
+    }
+
+    fn progress(step: u64) -> Progress {
+        Progress { step, steps_per_epoch: 1, total_steps: 10 }
+    }
+
+    #[test]
+    fn accumulated_gradients_are_averaged_and_so_are_loss_and_metrics() {
+        let (mut trainer, mut slope) = trainer(2, Frozen::Never);
+        let mut batches = [1.0, 3.0].into_iter();
+        let taken = trainer.step(&mut slope, progress(0), || Ok(batches.next().unwrap())).unwrap();
+        assert_eq!((taken.loss, taken.gradient_norm), (7.0, 1.0));
+        assert_eq!(taken.metrics, [("batch".to_owned(), 2.0)]);
+        assert_eq!(storage::scalar(&trainer.state.get(slope.0).value).unwrap(), 4.0);
+    }
+
+    #[test]
+    fn a_frozen_parameter_moves_only_after_its_epochs() {
+        let (mut trainer, mut slope) = trainer(1, Frozen::Epochs(1.0));
+        let value = |t: &Trainer| storage::scalar(&t.state.parameters()[0].value).unwrap();
+        trainer.step(&mut slope, progress(0), || Ok(0.0)).unwrap();
+        assert_eq!(value(&trainer), 5.0);
+        trainer.step(&mut slope, progress(1), || Ok(0.0)).unwrap();
+        assert_eq!(value(&trainer), 4.0);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_stops_before_any_update_and_names_the_term() {
+        let (mut trainer, mut slope) = trainer(1, Frozen::Never);
+        let error = trainer.step(&mut slope, progress(0), || Ok(f32::NAN)).unwrap_err();
+        assert!(error.to_string().contains("`batch` is NaN"));
+        assert_eq!(storage::scalar(&trainer.state.get(slope.0).value).unwrap(), 5.0);
+    }
+}
