@@ -4,6 +4,7 @@
 //! An op is one file in [`ops`]: forward, backward, and the samples of its gradient check.
 
 pub mod gradient_check;
+pub mod kernel;
 pub mod op;
 pub mod ops;
 pub mod profile;

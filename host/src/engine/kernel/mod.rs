@@ -1,0 +1,25 @@
+//! The CPU kernels: pure functions, slices in and slices out; no tensor, no tape.
+//!
+//! Every kernel takes f32 and f64 (f64 is what gradient checks run in). Work is cut into pieces whose
+//! size depends on the shape alone and sums are taken in a fixed order, so no result depends on the
+//! number of threads. Shapes are the caller's promise: kernels check them with assertions.
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel's inner functions must be inlined into the caller that enables AVX, or they are compiled without it"
+)]
+
+pub mod block;
+pub mod dispatch;
+pub mod float;
+pub mod matmul;
+pub mod norm;
+pub mod threads;
+
+#[cfg(target_arch = "x86_64")]
+mod block_avx512;
+mod erf;
+mod lanes;
+#[cfg(test)]
+mod testing;
+
+pub use float::Float;

@@ -1,0 +1,116 @@
+//! Work in parallel on rayon's pool, in pieces whose size depends on the shape alone.
+
+use rayon::prelude::*;
+
+use super::Float;
+
+/// How many elements one piece of elementwise work has: 64 KiB of f32.
+pub const ELEMENTS_PER_TASK: usize = 16 * 1024;
+
+/// The most pieces of a sum over rows; each has a partial sum of its own.
+const MOST_PARTIAL_SUMS: usize = 64;
+
+/// How many rows of `width` elements make one piece of work.
+pub fn rows_per_task(width: usize) -> usize {
+    (ELEMENTS_PER_TASK / width.max(1)).max(1)
+}
+
+/// How many of `rows` rows of `width` elements make one piece of a sum over rows.
+pub fn rows_per_partial_sum(rows: usize, width: usize) -> usize {
+    rows_per_task(width).max(rows.div_ceil(MOST_PARTIAL_SUMS)).max(1)
+}
+
+/// Calls `body` with every number below `count`, in parallel.
+pub fn for_each(count: usize, body: impl Fn(usize) + Send + Sync) {
+    match count {
+        0 => {}
+        1 => body(0),
+        _ => (0..count).into_par_iter().with_max_len(1).for_each(body),
+    }
+}
+
+/// Calls `body` with every chunk of `len` elements of `a` and its number, in parallel.
+pub fn chunks<T: Send>(a: &mut [T], len: usize, body: impl Fn(usize, &mut [T]) + Sync) {
+    if a.len() <= len {
+        body(0, a);
+        return;
+    }
+    a.par_chunks_mut(len).enumerate().for_each(|(i, a)| body(i, a));
+}
+
+/// Calls `body` with the chunks of `a` and `b` side by side, each slice cut by its own length.
+pub fn chunks2<A: Send, B: Send>(
+    (a, a_len): (&mut [A], usize),
+    (b, b_len): (&mut [B], usize),
+    body: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+) {
+    if a.len() <= a_len {
+        body(0, a, b);
+        return;
+    }
+    a.par_chunks_mut(a_len)
+        .zip(b.par_chunks_mut(b_len))
+        .enumerate()
+        .for_each(|(i, (a, b))| body(i, a, b));
+}
+
+/// Calls `body` with the chunks of three slices side by side, each cut by its own length.
+pub fn chunks3<A: Send, B: Send, C: Send>(
+    (a, a_len): (&mut [A], usize),
+    (b, b_len): (&mut [B], usize),
+    (c, c_len): (&mut [C], usize),
+    body: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
+) {
+    if a.len() <= a_len {
+        body(0, a, b, c);
+        return;
+    }
+    a.par_chunks_mut(a_len)
+        .zip(b.par_chunks_mut(b_len))
+        .zip(c.par_chunks_mut(c_len))
+        .enumerate()
+        .for_each(|(i, ((a, b), c))| body(i, a, b, c));
+}
+
+/// Adds the partial sums (rows of `out.len()` elements) to `out`, first to last.
+pub fn add_partial_sums<T: Float>(partials: &[T], out: &mut [T]) {
+    if out.is_empty() {
+        return;
+    }
+    for partial in partials.chunks_exact(out.len()) {
+        for (sum, value) in out.iter_mut().zip(partial) {
+            *sum += *value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_side_by_side_meet_in_order() {
+        let mut a = vec![0_usize; 103];
+        let mut b = vec![0_usize; 11];
+        chunks2((&mut a, 10), (&mut b, 1), |i, a, b| {
+            a.fill(i);
+            b[0] = a.len();
+        });
+        assert!(a.iter().enumerate().all(|(i, v)| *v == i / 10));
+        assert_eq!(b, [10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 3]);
+    }
+
+    #[test]
+    fn every_number_is_visited_once() {
+        let seen: Vec<_> = (0..57).map(|_| std::sync::atomic::AtomicUsize::new(0)).collect();
+        for_each(seen.len(), |i| {
+            seen[i].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(seen.into_iter().all(|n| n.into_inner() == 1));
+    }
+
+    #[test]
+    fn empty_slices_are_visited_once_without_elements() {
+        chunks(&mut Vec::<f32>::new(), 4, |i, a| assert!(i == 0 && a.is_empty()));
+    }
+}
