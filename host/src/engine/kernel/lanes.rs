@@ -35,10 +35,44 @@ pub(super) fn sum_of<T: Float>(x: &[T], term: impl Fn(T) -> T) -> T {
     total(lanes)
 }
 
+/// The sum of `term(x, y)` over two slices of the same length.
+#[inline(always)]
+pub(super) fn sum_of_two<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let rest = xs.remainder().iter().zip(ys.remainder());
+    for (x, y) in xs.zip(ys) {
+        for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+            *lane += term(*x, *y);
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(rest) {
+        *lane += term(*x, *y);
+    }
+    total(lanes)
+}
+
 /// The sum of the elements.
 #[inline(always)]
 pub(super) fn sum<T: Float>(x: &[T]) -> T {
     sum_of(x, |x| x)
+}
+
+/// The largest element, minus infinity where there is none; NaN is passed over.
+#[inline(always)]
+pub(super) fn max<T: Float>(x: &[T]) -> T {
+    let mut lanes = [T::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = value.larger(*lane);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = value.larger(*lane);
+    }
+    lanes.into_iter().fold(T::NEG_INFINITY, Float::larger)
 }
 
 #[cfg(test)]
@@ -50,6 +84,8 @@ mod tests {
         for n in 0..100_usize {
             let x: Vec<f64> = (0..n).map(|i| ((i * 37) % 101) as f64 - 50.0).collect();
             assert_eq!(sum(&x), x.iter().sum::<f64>());
+            assert_eq!(sum_of_two(&x, &x, |a, b| a * b), x.iter().map(|v| v * v).sum::<f64>());
+            assert_eq!(max(&x), x.iter().copied().fold(f64::NEG_INFINITY, f64::max));
         }
     }
 }

@@ -8,16 +8,19 @@
     reason = "a kernel's inner functions must be inlined into the caller that enables AVX, or they are compiled without it"
 )]
 
+pub mod activation;
 pub mod block;
 pub mod dispatch;
 pub mod float;
 pub mod matmul;
 pub mod norm;
+pub mod softmax;
 pub mod threads;
 
 #[cfg(target_arch = "x86_64")]
 mod block_avx512;
 mod erf;
+mod gelu;
 mod lanes;
 #[cfg(test)]
 mod testing;
