@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod float;
 pub mod matmul;
 pub mod norm;
+pub mod packed;
 pub mod softmax;
 pub mod threads;
 

@@ -1,0 +1,269 @@
+//! Matrix products of packed operands, in f32 or with bf16 operands and f32 sums: `c = a b` or
+//! `c += a b`.
+//!
+//! The left operand lies in [`Left`], the right one in [`Panels`] of 32 columns; a right operand that is
+//! a weight is packed once and multiplied many times. An element is a 32-bit word: one f32, or two
+//! bf16 that are neighbours along the summed dimension, because one AVX512-BF16 instruction
+//! multiplies and adds such pairs. Each element of `c` is summed in one fixed order, whatever the
+//! number of threads.
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
+use super::dispatch::{Level, level};
+
+mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vector;
+
+/// Columns of a panel: two registers of 16 f32.
+const WIDTH: usize = 32;
+/// Rows that one call of the inner kernel makes: 12 x 2 accumulators of the 32 registers.
+const HEIGHT: usize = 12;
+/// Rows of `c` that one task makes: a multiple of `HEIGHT`.
+pub const TASK: usize = 96;
+
+/// What a word of a packed operand holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One f32.
+    F32,
+    /// Two bf16, neighbours along the summed dimension.
+    Bf16,
+}
+
+impl Format {
+    /// Elements of one word.
+    const fn group(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// Words along a summed dimension of `k` elements.
+    const fn words(self, k: usize) -> usize {
+        k.div_ceil(self.group())
+    }
+}
+
+/// Rounds to bf16, to nearest, ties to even; NaN stays NaN.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+    if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
+}
+
+#[inline(always)]
+fn pair(low: f32, high: f32) -> u32 {
+    round(low) | (round(high) << 16)
+}
+
+/// The element `at % group` of a word.
+#[inline(always)]
+fn element(format: Format, word: u32, at: usize) -> f32 {
+    match format {
+        Format::F32 => f32::from_bits(word),
+        Format::Bf16 if at.is_multiple_of(2) => f32::from_bits(word << 16),
+        Format::Bf16 => f32::from_bits(word & 0xFFFF_0000),
+    }
+}
+
+/// The left operand `[rows, k]` of a product.
+#[derive(Clone, Debug)]
+pub struct Left<'a> {
+    words: Cow<'a, [u32]>,
+    format: Format,
+    rows: usize,
+    k: usize,
+    /// Whether the words of 12 rows lie together (from a transposed source) or each row is one run.
+    tiled: bool,
+}
+
+impl<'a> Left<'a> {
+    /// From `x` `[rows, k]`, row-major; f32 is borrowed as it is.
+    pub fn from_rows(format: Format, x: &'a [f32], rows: usize, k: usize) -> Self {
+        let words = match format {
+            Format::F32 => Cow::Borrowed(bytemuck::cast_slice(&x[..rows * k])),
+            Format::Bf16 => Cow::Owned(rounded_rows(x, rows, k)),
+        };
+        Self { words, format, rows, k, tiled: false }
+    }
+
+    /// From `x` `[k, rows]`, row-major: the transpose of `x`.
+    pub fn from_columns(format: Format, x: &[f32], k: usize, rows: usize) -> Self {
+        let height = format.words(k);
+        let mut words = vec![0; rows.div_ceil(HEIGHT) * HEIGHT * height];
+        words.par_chunks_mut((height * HEIGHT).max(1)).enumerate().for_each(|(tile, words)| {
+            interleave::<HEIGHT>(format, words, x, (k, rows), tile * HEIGHT);
+        });
+        Self { words: Cow::Owned(words), format, rows, k, tiled: true }
+    }
+
+    /// The word at (`row`, `at`).
+    fn word(&self, row: usize, at: usize) -> u32 {
+        let height = self.format.words(self.k);
+        if self.tiled {
+            self.words[(row / HEIGHT * height + at) * HEIGHT + row % HEIGHT]
+        } else {
+            self.words[row * height + at]
+        }
+    }
+}
+
+fn rounded_rows(x: &[f32], rows: usize, k: usize) -> Vec<u32> {
+    let height = k.div_ceil(2);
+    let mut words = vec![0; rows * height];
+    if k > 0 {
+        words.par_chunks_mut(height * 32).zip(x.par_chunks(k * 32)).for_each(|(words, x)| {
+            for (words, x) in words.chunks_mut(height).zip(x.chunks(k)) {
+                round_row(words, x);
+            }
+        });
+    }
+    words
+}
+
+/// Rounds one row into words of two; an odd last element is paired with 0.
+pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
+    let (whole, rest) = x.as_chunks::<2>();
+    for (word, [low, high]) in words.iter_mut().zip(whole) {
+        *word = pair(*low, *high);
+    }
+    if let ([last], Some(word)) = (rest, words.get_mut(whole.len())) {
+        *word = pair(*last, 0.0);
+    }
+}
+
+/// Fills `words`, groups of `N`, with columns of `x` `[k, width]` from column `first` on.
+fn interleave<const N: usize>(
+    format: Format,
+    words: &mut [u32],
+    x: &[f32],
+    (k, width): (usize, usize),
+    first: usize,
+) {
+    let columns = N.min(width - first);
+    let row = |at: usize| &x[at * width + first..][..columns];
+    for (at, words) in words.chunks_exact_mut(N).enumerate() {
+        match format {
+            Format::F32 => {
+                for (word, x) in words.iter_mut().zip(row(at)) {
+                    *word = x.to_bits();
+                }
+            }
+            Format::Bf16 if 2 * at + 1 == k => {
+                for (word, low) in words.iter_mut().zip(row(2 * at)) {
+                    *word = pair(*low, 0.0);
+                }
+            }
+            Format::Bf16 => {
+                for ((word, low), high) in words.iter_mut().zip(row(2 * at)).zip(row(2 * at + 1)) {
+                    *word = pair(*low, *high);
+                }
+            }
+        }
+    }
+}
+
+/// The right operand `[k, n]` of a product, packed once for as many products as needed.
+#[derive(Clone, Debug)]
+pub struct Panels {
+    words: Vec<u32>,
+    format: Format,
+    k: usize,
+    n: usize,
+}
+
+impl Panels {
+    /// From `x` `[k, n]`, row-major.
+    pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
+        Self::packed(format, k, n, |words, first| {
+            interleave::<WIDTH>(format, words, x, (k, n), first);
+        })
+    }
+
+    /// From `x` `[n, k]`, row-major: the transpose of `x`, as for a weight `[out, in]`.
+    pub fn from_columns(format: Format, x: &[f32], n: usize, k: usize) -> Self {
+        Self::packed(format, k, n, |words, first| {
+            for (j, x) in x[first * k..].chunks(k.max(1)).take(WIDTH.min(n - first)).enumerate() {
+                for (at, x) in x.chunks(format.group()).enumerate() {
+                    words[at * WIDTH + j] = match format {
+                        Format::F32 => x[0].to_bits(),
+                        Format::Bf16 => pair(x[0], x.get(1).copied().unwrap_or(0.0)),
+                    };
+                }
+            }
+        })
+    }
+
+    /// Packs panel by panel; `fill` gets the words of a panel and its first column.
+    fn packed(format: Format, k: usize, n: usize, fill: impl Fn(&mut [u32], usize) + Sync) -> Self {
+        let height = format.words(k);
+        let mut words = vec![0; height * n.div_ceil(WIDTH) * WIDTH];
+        words.par_chunks_mut((height * WIDTH).max(1)).enumerate().for_each(|(panel, words)| {
+            fill(words, panel * WIDTH);
+        });
+        Self { words, format, k, n }
+    }
+
+    /// Columns of the operand.
+    pub fn columns(&self) -> usize {
+        self.n
+    }
+
+    /// The word at (`at`, `column`).
+    fn word(&self, at: usize, column: usize) -> u32 {
+        let height = self.format.words(self.k);
+        self.words[(column / WIDTH * height + at) * WIDTH + column % WIDTH]
+    }
+}
+
+/// `c = a b`, or `c += a b` where `accumulate`; `c` is `[rows, n]`, row-major.
+///
+/// `finish` is called once on every piece of `c` that is done, with the number of its first row, while
+/// the piece is still in the cache: the place for a bias or an activation.
+///
+/// # Panics
+/// When the shapes or formats of `a`, `b` and `c` don't fit each other.
+pub fn matmul(
+    a: &Left<'_>,
+    b: &Panels,
+    c: &mut [f32],
+    accumulate: bool,
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    assert_eq!((a.k, c.len()), (b.k, a.rows * b.n), "shapes of a matrix product");
+    if c.is_empty() {
+        return;
+    }
+    c.par_chunks_mut(TASK * b.n).enumerate().for_each(|(task, c)| {
+        multiply(a, task * TASK, b, c, accumulate);
+        finish(task * TASK, c);
+    });
+}
+
+/// The rows from `first` on (a multiple of 12) of a product, on the calling thread; `c` is
+/// `[rows, n]`.
+///
+/// # Panics
+/// When the shapes or formats of `a`, `b` and `c` don't fit each other.
+pub fn multiply(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulate: bool) {
+    assert_eq!((a.format, a.k), (b.format, b.k), "formats of a matrix product");
+    assert!(first.is_multiple_of(HEIGHT) && first * b.n + c.len() <= a.rows * b.n);
+    #[cfg(target_arch = "x86_64")]
+    match (a.format, level()) {
+        (Format::Bf16, Level::Avx512Bf16) => {
+            return vector::block::<true>(a, first, b, c, accumulate);
+        }
+        (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
+            return vector::block::<false>(a, first, b, c, accumulate);
+        }
+        _ => {}
+    }
+    portable::block(a, first, b, c, accumulate);
+}

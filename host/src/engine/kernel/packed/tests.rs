@@ -1,0 +1,103 @@
+//! Packed products against plain ones in f64.
+
+use super::*;
+use crate::random::Stream;
+
+fn numbers(name: &str, n: usize) -> Vec<f32> {
+    let mut stream = Stream::new(5, name, 0, 0);
+    (0..n).map(|_| stream.normal() as f32).collect()
+}
+
+fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
+}
+
+/// The product of the operands, rounded as the format has it, in f64.
+fn expected(format: Format, a: &[f32], b: &[f32], (k, n): (usize, usize)) -> Vec<f64> {
+    let value = |x: f32| match format {
+        Format::F32 => f64::from(x),
+        Format::Bf16 => f64::from(f32::from_bits(round(x) << 16)),
+    };
+    let rows = a.len() / k;
+    (0..rows * n)
+        .map(|i| (0..k).map(|p| value(a[i / n * k + p]) * value(b[p * n + i % n])).sum())
+        .collect()
+}
+
+fn assert_near(got: &[f32], expected: &[f64], k: usize) {
+    for (got, expected) in got.iter().zip(expected) {
+        let tolerance = 2e-6 * (k as f64).sqrt() * (1.0 + expected.abs());
+        assert!((f64::from(*got) - expected).abs() < tolerance, "{got} {expected}");
+    }
+}
+
+const SHAPES: [(usize, usize, usize); 7] =
+    [(1, 1, 1), (12, 2, 32), (13, 3, 33), (97, 65, 40), (5, 400, 70), (200, 7, 31), (30, 1001, 3)];
+
+#[test]
+fn every_layout_and_format_gives_the_product() {
+    for (rows, k, n) in SHAPES {
+        let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
+        let (at, bt) = (transpose(&a, rows, k), transpose(&b, k, n));
+        for format in [Format::F32, Format::Bf16] {
+            let expected = expected(format, &a, &b, (k, n));
+            let lefts =
+                [Left::from_rows(format, &a, rows, k), Left::from_columns(format, &at, k, rows)];
+            let rights =
+                [Panels::from_rows(format, &b, k, n), Panels::from_columns(format, &bt, n, k)];
+            for (left, right) in lefts.iter().flat_map(|l| rights.iter().map(move |r| (l, r))) {
+                let mut c = vec![f32::NAN; rows * n];
+                matmul(left, right, &mut c, false, |_, _| {});
+                assert_near(&c, &expected, k);
+                let mut c = vec![f32::NAN; rows * n];
+                portable::block(left, 0, right, &mut c, false);
+                assert_near(&c, &expected, k);
+            }
+        }
+    }
+}
+
+#[test]
+fn both_kernels_can_add_to_what_is_there() {
+    for (rows, k, n) in SHAPES {
+        for format in [Format::F32, Format::Bf16] {
+            let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
+            let left = Left::from_rows(format, &a, rows, k);
+            let right = Panels::from_rows(format, &b, k, n);
+            let sums = expected(format, &a, &b, (k, n));
+            let sums: Vec<f64> = sums.iter().map(|x| x + 1.0).collect();
+            let mut c = vec![1.0; rows * n];
+            matmul(&left, &right, &mut c, true, |_, _| {});
+            assert_near(&c, &sums, k);
+            let mut c = vec![1.0; rows * n];
+            portable::block(&left, 0, &right, &mut c, true);
+            assert_near(&c, &sums, k);
+        }
+    }
+}
+
+#[test]
+fn finish_sees_every_row_once_after_it_is_done() {
+    let (rows, k, n) = (200, 4, 5);
+    let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
+    let left = Left::from_rows(Format::F32, &a, rows, k);
+    let right = Panels::from_rows(Format::F32, &b, k, n);
+    let mut c = vec![0.0; rows * n];
+    matmul(&left, &right, &mut c, false, |first, piece| {
+        for (i, row) in piece.chunks_mut(n).enumerate() {
+            row.iter_mut().for_each(|x| *x += (first + i) as f32);
+        }
+    });
+    let sums = expected(Format::F32, &a, &b, (k, n));
+    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, x)| x + (i / n) as f64).collect();
+    assert_near(&c, &sums, k);
+}
+
+#[test]
+fn rounding_goes_to_nearest_even_and_keeps_nan() {
+    assert_eq!(round(1.0), 0x3F80);
+    assert_eq!(round(f32::from_bits(0x3F80_8000)), 0x3F80);
+    assert_eq!(round(f32::from_bits(0x3F81_8000)), 0x3F82);
+    assert_eq!(round(f32::INFINITY), 0x7F80);
+    assert!(f32::from_bits(round(f32::NAN) << 16).is_nan());
+}
