@@ -105,13 +105,13 @@ fn rows_bf16<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     for p in 0..tile.depth {
         let right = [pairs(words(tile.b, p * WIDTH)), pairs(words(tile.b, p * WIDTH + 16))];
-        for (r, sums) in sums.iter_mut().enumerate() {
+        for r in 0..R {
             let left = pairs(spread(tile.a, r * tile.row_stride + p * tile.word_stride));
-            sums[0] = _mm512_dpbf16_ps(sums[0], left, right[0]);
-            sums[1] = _mm512_dpbf16_ps(sums[1], left, right[1]);
+            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], left, right[0]);
+            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], left, right[1]);
         }
     }
-    store_rows(&sums, tile, c, stride);
+    store_rows(sums, tile, c, stride);
 }
 
 #[inline]
@@ -122,14 +122,14 @@ fn rows_f32<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
     for p in 0..tile.depth {
         let right = [words(tile.b, p * WIDTH), words(tile.b, p * WIDTH + 16)];
         let right = [_mm512_castsi512_ps(right[0]), _mm512_castsi512_ps(right[1])];
-        for (r, sums) in sums.iter_mut().enumerate() {
+        for r in 0..R {
             let left = spread(tile.a, r * tile.row_stride + p * tile.word_stride);
             let left = _mm512_castsi512_ps(left);
-            sums[0] = _mm512_fmadd_ps(left, right[0], sums[0]);
-            sums[1] = _mm512_fmadd_ps(left, right[1], sums[1]);
+            sums[r][0] = _mm512_fmadd_ps(left, right[0], sums[r][0]);
+            sums[r][1] = _mm512_fmadd_ps(left, right[1], sums[r][1]);
         }
     }
-    store_rows(&sums, tile, c, stride);
+    store_rows(sums, tile, c, stride);
 }
 
 /// Holds every word that the loops read inside the operands.
@@ -171,12 +171,12 @@ fn pairs(words: __m512i) -> __m512bh {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store_rows<const R: usize>(
-    sums: &[[__m512; 2]; R],
+    sums: [[__m512; 2]; R],
     tile: &Tile<'_>,
     c: &mut [f32],
     stride: usize,
 ) {
-    for (r, sums) in sums.iter().enumerate() {
+    for (r, sums) in sums.into_iter().enumerate() {
         let c = &mut c[r * stride..][..tile.columns];
         store(c, 0, sums[0], tile.adds);
         store(c, 16, sums[1], tile.adds);
