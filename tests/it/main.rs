@@ -1,1 +1,6 @@
 //! Integration tests.
+
+#[cfg(test)]
+mod ops;
+#[cfg(test)]
+mod optim;

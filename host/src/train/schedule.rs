@@ -100,7 +100,7 @@ impl Schedule {
         };
         let warmup = (self.warmup_epochs * per_epoch).floor();
         if step < warmup {
-            let share = if warmup > 1.0 { step / (warmup - 1.0) } else { 1.0 };
+            let share = if warmup > 1.0 { step / (warmup - 1.0) } else { 0.0 };
             return self.warmup_start + (self.start - self.warmup_start) * share;
         }
         let span = if self.span_epochs > 0.0 {

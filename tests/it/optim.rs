@@ -1,0 +1,106 @@
+//! Optimisers, clipping and schedules against PyTorch's stored values (`tests/reference/optim`).
+
+use candle_core::Tensor;
+use pretext::state::{Group, Init, ParamId, State};
+use pretext::train::optimizer::{Clip, Optimizer, Rates, Rule, clip};
+use pretext::train::schedule::{Progress, Schedule};
+use pretext_tests::reference::{Reference, difference, elements};
+use serde_json::Value;
+
+/// f32 steps against PyTorch's in f64, relative to the size of the parameter.
+const TOLERANCE: f64 = 2e-6;
+
+fn number(case: &Value, key: &str) -> f64 {
+    case[key].as_f64().unwrap_or_else(|| panic!("no number `{key}` in {case}"))
+}
+
+fn numbers(case: &Value, key: &str) -> Vec<f64> {
+    let list = case[key].as_array().unwrap_or_else(|| panic!("no list `{key}` in {case}"));
+    list.iter().map(|value| value.as_f64().expect("a number")).collect()
+}
+
+/// The host's rule of `case`; none where the host doesn't have it.
+fn rule(case: &Value) -> Option<Rule> {
+    match case["rule"].as_str().expect("a rule") {
+        "adamw" => {
+            let betas = numbers(case, "betas");
+            Some(Rule::AdamW { betas: (betas[0], betas[1]), eps: number(case, "eps") })
+        }
+        "sgd" => Some(Rule::Sgd { momentum: number(case, "momentum") }),
+        _ => None,
+    }
+}
+
+fn clipping(case: &Value) -> Clip {
+    match case["clip"].as_str().expect("a mode") {
+        "off" => Clip::Off,
+        "tensor" => Clip::Tensor(number(case, "limit")),
+        "global" => Clip::Global(number(case, "limit")),
+        other => panic!("unknown clipping `{other}`"),
+    }
+}
+
+/// The stored starts of case `c`: a weight that decays and a bias that doesn't.
+fn declare(file: &Reference, c: usize) -> (State, Vec<(&'static str, ParamId)>) {
+    let mut state = State::new(0);
+    let mut ids = Vec::new();
+    for (name, weight_decay) in [("weight", true), ("bias", false)] {
+        let start = file.tensor(&format!("c{c}.start.{name}"));
+        let group = Group { weight_decay, ..Group::default() };
+        let id = state.parameter(name, start.dims(), Init::Constant(0.0), group).unwrap();
+        state.assign(id, start).unwrap();
+        ids.push((name, id));
+    }
+    (state, ids)
+}
+
+#[test]
+fn optimisers_follow_pytorch_step_by_step() {
+    let file = Reference::open("optim/optim.safetensors");
+    let (mut compared, mut largest) = (0, 0.0_f64);
+    for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
+        let Some(rule) = rule(case) else { continue };
+        let (state, ids) = declare(&file, c);
+        let mut optimizer = Optimizer::new(rule, &state);
+        let rates = numbers(case, "lr").into_iter().zip(numbers(case, "weight_decay"));
+        for (step, (lr, weight_decay)) in rates.enumerate() {
+            let mut gradients: Vec<(ParamId, Tensor)> = ids
+                .iter()
+                .map(|(name, id)| {
+                    (*id, file.tensor(&format!("c{c}.gradient.{step}.{name}")).clone())
+                })
+                .collect();
+            clip(&state, &mut gradients, clipping(case)).unwrap();
+            optimizer.step(&state, &gradients, Rates { lr, weight_decay }).unwrap();
+            for (name, id) in &ids {
+                let want = file.tensor(&format!("c{c}.after.{step}.{name}"));
+                let far = difference(&state.get(*id).value, want, 0.0);
+                assert!(far < TOLERANCE, "case {c}, `{name}` after step {step}: {far:.1e}");
+                largest = largest.max(far);
+            }
+        }
+        compared += 1;
+    }
+    println!("largest difference of {compared} optimisers: {largest:.1e}");
+    assert!(compared >= 5);
+}
+
+#[test]
+fn schedules_are_those_of_the_authors_code() {
+    let file = Reference::open("optim/schedule.safetensors");
+    for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
+        let schedule = Schedule::cosine(number(case, "start"), number(case, "end"))
+            .warmup(number(case, "warmup_start"), number(case, "warmup_epochs"));
+        let steps_per_epoch = case["steps_per_epoch"].as_u64().expect("a number");
+        let total_steps = steps_per_epoch * case["epochs"].as_u64().expect("a number");
+        let want = elements(file.tensor(&format!("c{c}.values")));
+        assert_eq!(want.len() as u64, total_steps);
+        for (step, want) in want.into_iter().enumerate() {
+            let got = schedule.at(Progress { step: step as u64, steps_per_epoch, total_steps });
+            assert!(
+                (got - want).abs() <= 1e-12 * want.abs(),
+                "case {c}, step {step}: {got}, {want}"
+            );
+        }
+    }
+}
