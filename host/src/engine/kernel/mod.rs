@@ -9,6 +9,7 @@
 )]
 
 pub mod activation;
+pub mod attention;
 pub mod block;
 pub mod dispatch;
 pub mod float;

@@ -1,5 +1,7 @@
 //! Work in parallel on rayon's pool, in pieces whose size depends on the shape alone.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::Float;
@@ -20,12 +22,17 @@ pub fn rows_per_partial_sum(rows: usize, width: usize) -> usize {
     rows_per_task(width).max(rows.div_ceil(MOST_PARTIAL_SUMS)).max(1)
 }
 
-/// Calls `body` with every number below `count`, in parallel.
-pub fn for_each(count: usize, body: impl Fn(usize) + Send + Sync) {
+/// Calls `body` with every number below `count`, in parallel, and with scratch space made by `make`
+/// that one thread uses again and again.
+pub fn for_each<S>(
+    count: usize,
+    make: impl Fn() -> S + Send + Sync,
+    body: impl Fn(&mut S, usize) + Send + Sync,
+) {
     match count {
         0 => {}
-        1 => body(0),
-        _ => (0..count).into_par_iter().with_max_len(1).for_each(body),
+        1 => body(&mut make(), 0),
+        _ => (0..count).into_par_iter().for_each_init(make, body),
     }
 }
 
@@ -84,6 +91,37 @@ pub fn add_partial_sums<T: Float>(partials: &[T], out: &mut [T]) {
     }
 }
 
+/// A slice whose disjoint, interleaved parts are written by several threads.
+#[derive(Debug)]
+pub(super) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `part` is the only access, and its callers promise that no two parts overlap.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    /// Shares `slice`.
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+    }
+
+    /// The `len` elements from `offset`.
+    ///
+    /// # Safety
+    /// No other part that is alive overlaps it.
+    #[expect(clippy::mut_from_ref, reason = "the parts are disjoint, as the caller promises")]
+    pub(super) unsafe fn part(&self, offset: usize, len: usize) -> &mut [T] {
+        assert!(offset <= self.len && len <= self.len - offset, "a part outside of its slice");
+        // SAFETY: the assertion above keeps the pointer inside of the slice.
+        let start = unsafe { self.start.add(offset) };
+        // SAFETY: the elements lie in the slice borrowed for 'a, and nobody else has them.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,9 +141,13 @@ mod tests {
     #[test]
     fn every_number_is_visited_once() {
         let seen: Vec<_> = (0..57).map(|_| std::sync::atomic::AtomicUsize::new(0)).collect();
-        for_each(seen.len(), |i| {
-            seen[i].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        });
+        for_each(
+            seen.len(),
+            || (),
+            |(), i| {
+                seen[i].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            },
+        );
         assert!(seen.into_iter().all(|n| n.into_inner() == 1));
     }
 

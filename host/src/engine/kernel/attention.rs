@@ -1,0 +1,403 @@
+//! Fused multi-head attention, forward and backward, without a tensor of all pairs of tokens.
+//!
+//! Each (sample, head) is one piece of work. It takes its queries in blocks and holds the scores of
+//! one block only; what stays for the backward pass is the log sum exp of each row of scores.
+
+use super::block::{Left, Product};
+use super::dispatch::{Kernel, dispatch};
+use super::threads::{self, Shared};
+use super::{Float, lanes};
+
+/// The most queries in a block, whose scores are held at once.
+const BLOCK: usize = 96;
+
+/// Rows of scores are padded to a multiple of it: a register of f32.
+const PAD: usize = 16;
+
+/// The sizes of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Samples, B.
+    pub batch: usize,
+    /// Tokens per sample, N.
+    pub tokens: usize,
+    /// Heads, H.
+    pub heads: usize,
+    /// Numbers per token and head, d.
+    pub head_dim: usize,
+}
+
+impl Sizes {
+    /// The elements of qkv: B N 3 H d.
+    pub fn qkv_len(&self) -> usize {
+        3 * self.out_len()
+    }
+
+    /// The elements of the result: B N H d.
+    pub fn out_len(&self) -> usize {
+        self.batch * self.tokens * self.heads * self.head_dim
+    }
+
+    /// The rows of scores: B H N.
+    pub fn lse_len(&self) -> usize {
+        self.batch * self.heads * self.tokens
+    }
+
+    /// From one token of the result to the next.
+    fn stride(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Where the result of (sample, head) number `index` begins.
+    fn out_start(&self, index: usize) -> usize {
+        let (sample, head) = (index / self.heads, index % self.heads);
+        sample * self.tokens * self.stride() + head * self.head_dim
+    }
+
+    /// Where its queries, keys and values begin.
+    fn qkv_starts(&self, index: usize) -> [usize; 3] {
+        let (sample, head) = (index / self.heads, index % self.heads);
+        let start = sample * self.tokens * 3 * self.stride() + head * self.head_dim;
+        [start, start + self.stride(), start + 2 * self.stride()]
+    }
+
+    /// Tokens, rounded up to whole registers.
+    fn padded(&self) -> usize {
+        self.tokens.next_multiple_of(PAD)
+    }
+
+    /// Queries per block: blocks of nearly equal size, whole tiles of 6 rows.
+    fn block(&self) -> usize {
+        let blocks = self.tokens.div_ceil(BLOCK).max(1);
+        self.tokens.div_ceil(blocks).next_multiple_of(6).min(self.tokens)
+    }
+}
+
+/// `out = softmax(scale q k^T) v` per sample and head.
+///
+/// qkv is `[B, N, 3, H, d]`, out `[B, N, H d]`; `lse` `[B, H, N]` keeps the log sum exp of each row
+/// of `scale q k^T`.
+///
+/// # Panics
+/// When the lengths don't fit the sizes.
+pub fn attention<T: Float>(qkv: &[T], sizes: Sizes, scale: T, out: &mut [T], lse: &mut [T]) {
+    assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
+    assert_eq!(out.len(), sizes.out_len(), "the result is [B, N, H d]");
+    assert_eq!(lse.len(), sizes.lse_len(), "lse is [B, H, N]");
+    if out.is_empty() {
+        return;
+    }
+    let (out, lse) = (Shared::new(out), Shared::new(lse));
+    threads::for_each(
+        sizes.batch * sizes.heads,
+        || ForwardSpace::new(sizes),
+        |space, index| {
+            // SAFETY: each index has rows of its own.
+            let lse = unsafe { lse.part(index * sizes.tokens, sizes.tokens) };
+            space.run(qkv, (sizes, scale), index, (&out, lse));
+        },
+    );
+}
+
+/// The scratch space of a forward pass.
+struct ForwardSpace<T> {
+    /// Keys, transposed: `[d, padded N]`.
+    keys: Vec<T>,
+    /// Values: `[N, d]`.
+    values: Vec<T>,
+    /// Scores, then probabilities: `[block, padded N]`.
+    scores: Vec<T>,
+    /// The result of a block: `[block, d]`.
+    out: Vec<T>,
+}
+
+impl<T: Float> ForwardSpace<T> {
+    fn new(sizes: Sizes) -> Self {
+        let (d, padded) = (sizes.head_dim, sizes.padded());
+        Self {
+            keys: vec![T::ZERO; d * padded],
+            values: vec![T::ZERO; sizes.tokens * d],
+            scores: vec![T::ZERO; sizes.block() * padded],
+            out: vec![T::ZERO; sizes.block() * d],
+        }
+    }
+
+    /// Works out the (sample, head) number `index`.
+    fn run(
+        &mut self,
+        qkv: &[T],
+        (sizes, scale): (Sizes, T),
+        index: usize,
+        (out, lse): (&Shared<'_, T>, &mut [T]),
+    ) {
+        let Sizes { tokens, head_dim: d, .. } = sizes;
+        let stride = 3 * sizes.stride();
+        let [q, k, v] = sizes.qkv_starts(index);
+        let padded = sizes.padded();
+        dispatch(Transpose { from: &qkv[k..], stride, tokens, padded, to: &mut self.keys });
+        copy_rows(&qkv[v..], stride, d, &mut self.values);
+        for (block, lse) in lse.chunks_mut(sizes.block()).enumerate() {
+            let (first, rows) = (block * sizes.block(), lse.len());
+            let queries =
+                Left { data: &qkv[q + first * stride..], row_stride: stride, inner_stride: 1 };
+            let product = sizes.scores(rows);
+            T::block_product(queries, &self.keys, &product, &mut self.scores);
+            let scores = &mut self.scores[..rows * padded];
+            dispatch(Exponentials { scores, padded, tokens, scale, lse });
+            let chances = Left { data: &self.scores, row_stride: padded, inner_stride: 1 };
+            T::block_product(chances, &self.values, &sizes.mixture(rows), &mut self.out);
+            for (i, from) in self.out.chunks_exact(d).take(rows).enumerate() {
+                let at = sizes.out_start(index) + (first + i) * sizes.stride();
+                // SAFETY: each index has a place of its own in the row of each token.
+                unsafe { out.part(at, d) }.copy_from_slice(from);
+            }
+        }
+    }
+}
+
+impl Sizes {
+    /// `[rows, d] x [d, padded N]`: scores, or gradients of probabilities.
+    fn scores(&self, rows: usize) -> Product {
+        let padded = self.padded();
+        Product {
+            rows,
+            inner: self.head_dim,
+            cols: padded,
+            b_stride: padded,
+            c_stride: padded,
+            add: false,
+        }
+    }
+
+    /// `[rows, N] x [N, d]`: a mixture of all tokens for each query.
+    fn mixture(&self, rows: usize) -> Product {
+        let d = self.head_dim;
+        Product { rows, inner: self.tokens, cols: d, b_stride: d, c_stride: d, add: false }
+    }
+
+    /// `[N, rows] x [rows, d]`, added: what the queries of a block give to all tokens.
+    fn spread(&self, rows: usize) -> Product {
+        let d = self.head_dim;
+        Product { rows: self.tokens, inner: rows, cols: d, b_stride: d, c_stride: d, add: true }
+    }
+}
+
+/// Copies rows of `d` numbers that are `stride` apart next to one another.
+fn copy_rows<T: Copy>(from: &[T], stride: usize, d: usize, to: &mut [T]) {
+    for (i, to) in to.chunks_exact_mut(d).enumerate() {
+        to.copy_from_slice(&from[i * stride..][..d]);
+    }
+}
+
+/// `to[c, j] = from[j, c]`: tokens become columns.
+struct Transpose<'a, T> {
+    from: &'a [T],
+    stride: usize,
+    tokens: usize,
+    padded: usize,
+    to: &'a mut [T],
+}
+
+impl<T: Float> Kernel for Transpose<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let d = self.to.len() / self.padded;
+        for first in (0..self.tokens).step_by(PAD) {
+            let count = PAD.min(self.tokens - first);
+            let rows: [&[T]; PAD] = std::array::from_fn(|j| {
+                &self.from[(first + j.min(count - 1)) * self.stride..][..d]
+            });
+            for (c, to) in self.to.chunks_exact_mut(self.padded).enumerate() {
+                let to = &mut to[first..first + PAD];
+                for (to, row) in to.iter_mut().zip(rows) {
+                    *to = row[c];
+                }
+            }
+        }
+    }
+}
+
+/// Turns each row of scores into probabilities and keeps its log sum exp.
+struct Exponentials<'a, T> {
+    scores: &'a mut [T],
+    padded: usize,
+    tokens: usize,
+    scale: T,
+    lse: &'a mut [T],
+}
+
+impl<T: Float> Kernel for Exponentials<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (row, lse) in self.scores.chunks_exact_mut(self.padded).zip(self.lse) {
+            let row = &mut row[..self.tokens];
+            let scale = self.scale;
+            let max = lanes::max(row);
+            for s in row.iter_mut() {
+                *s = ((*s - max) * scale).exp::<FMA>();
+            }
+            let sum = lanes::sum(row);
+            *lse = max * scale + sum.ln();
+            let factor = T::ONE / sum;
+            for s in row.iter_mut() {
+                *s *= factor;
+            }
+        }
+    }
+}
+
+/// What the backward pass of [`attention`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<'a, T> {
+    /// The input, `[B, N, 3, H, d]`.
+    pub qkv: &'a [T],
+    /// The saved log sum exp, `[B, H, N]`.
+    pub lse: &'a [T],
+    /// The gradient of the result, `[B, N, H d]`.
+    pub dout: &'a [T],
+}
+
+/// The gradient of [`attention`] to qkv, in the same shape; `dqkv` is replaced.
+///
+/// With p the probabilities: `dv = p^T dout`, `dp = dout v^T`, `ds = scale p (dp - sum p dp)`,
+/// `dq = ds k`, `dk = ds^T q`.
+///
+/// # Panics
+/// When the lengths don't fit the sizes.
+pub fn attention_backward<T: Float>(
+    backward: Backward<'_, T>,
+    sizes: Sizes,
+    scale: T,
+    dqkv: &mut [T],
+) {
+    let Backward { qkv, lse, dout } = backward;
+    assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
+    assert_eq!(dqkv.len(), sizes.qkv_len(), "the gradient is [B, N, 3, H, d]");
+    assert_eq!(dout.len(), sizes.out_len(), "the result is [B, N, H d]");
+    assert_eq!(lse.len(), sizes.lse_len(), "lse is [B, H, N]");
+    if dqkv.is_empty() {
+        return;
+    }
+    let dqkv = Shared::new(dqkv);
+    threads::for_each(
+        sizes.batch * sizes.heads,
+        || BackwardSpace::new(sizes),
+        |space, index| {
+            space.read(&backward, sizes, index);
+            let lse = &lse[index * sizes.tokens..][..sizes.tokens];
+            space.run(sizes, scale, lse);
+            let starts = sizes.qkv_starts(index);
+            for (start, from) in starts.into_iter().zip(&space.gradients) {
+                for (i, from) in from.chunks_exact(sizes.head_dim).enumerate() {
+                    let at = start + i * 3 * sizes.stride();
+                    // SAFETY: each index has a place of its own in the row of each token.
+                    unsafe { dqkv.part(at, sizes.head_dim) }.copy_from_slice(from);
+                }
+            }
+        },
+    );
+}
+
+/// The scratch space of a backward pass.
+struct BackwardSpace<T> {
+    /// Queries, keys and the result's gradient: `[N, d]` each.
+    rows: [Vec<T>; 3],
+    /// Keys and values, transposed: `[d, padded N]` each.
+    columns: [Vec<T>; 2],
+    /// Probabilities and gradients of scores: `[block, padded N]` each.
+    scores: [Vec<T>; 2],
+    /// Gradients of queries, keys and values: `[N, d]` each.
+    gradients: [Vec<T>; 3],
+}
+
+impl<T: Float> BackwardSpace<T> {
+    fn new(sizes: Sizes) -> Self {
+        let (d, padded) = (sizes.head_dim, sizes.padded());
+        let zeros = |len| vec![T::ZERO; len];
+        Self {
+            rows: std::array::from_fn(|_| zeros(sizes.tokens * d)),
+            columns: std::array::from_fn(|_| zeros(d * padded)),
+            scores: std::array::from_fn(|_| zeros(sizes.block() * padded)),
+            gradients: std::array::from_fn(|_| zeros(sizes.tokens * d)),
+        }
+    }
+
+    /// Copies in what (sample, head) number `index` needs.
+    fn read(&mut self, backward: &Backward<'_, T>, sizes: Sizes, index: usize) {
+        let Sizes { tokens, head_dim: d, .. } = sizes;
+        let (stride, padded) = (3 * sizes.stride(), sizes.padded());
+        let [q, k, v] = sizes.qkv_starts(index);
+        let qkv = backward.qkv;
+        let [queries, keys, dout] = &mut self.rows;
+        copy_rows(&qkv[q..], stride, d, queries);
+        copy_rows(&qkv[k..], stride, d, keys);
+        copy_rows(&backward.dout[sizes.out_start(index)..], sizes.stride(), d, dout);
+        for (start, to) in [k, v].into_iter().zip(&mut self.columns) {
+            dispatch(Transpose { from: &qkv[start..], stride, tokens, padded, to });
+        }
+    }
+
+    /// Works out the gradients of what was read.
+    fn run(&mut self, sizes: Sizes, scale: T, lse: &[T]) {
+        let Sizes { tokens, head_dim: d, .. } = sizes;
+        let padded = sizes.padded();
+        let [queries, keys, dout] = &self.rows;
+        let [keys_across, values_across] = &self.columns;
+        let [p, ds] = &mut self.scores;
+        let [dq, dk, dv] = &mut self.gradients;
+        dk.fill(T::ZERO);
+        dv.fill(T::ZERO);
+        for (block, lse) in lse.chunks(sizes.block()).enumerate() {
+            let rows = lse.len();
+            let start = block * sizes.block() * d;
+            let (queries, dout) = (&queries[start..], &dout[start..]);
+            let by_rows = |data, row_stride| Left { data, row_stride, inner_stride: 1 };
+            let by_columns = |data| Left { data, row_stride: 1, inner_stride: padded };
+            T::block_product(by_rows(queries, d), keys_across, &sizes.scores(rows), p);
+            T::block_product(by_rows(dout, d), values_across, &sizes.scores(rows), ds);
+            let (p_rows, ds_rows) = (&mut p[..rows * padded], &mut ds[..rows * padded]);
+            dispatch(ScoreGradients { p: p_rows, ds: ds_rows, padded, tokens, scale, lse });
+            T::block_product(by_columns(p), dout, &sizes.spread(rows), dv);
+            T::block_product(by_columns(ds), queries, &sizes.spread(rows), dk);
+            T::block_product(by_rows(ds, padded), keys, &sizes.mixture(rows), &mut dq[start..]);
+        }
+    }
+}
+
+/// Turns scores into probabilities `p`, and the gradients of those into the gradients of scores.
+struct ScoreGradients<'a, T> {
+    p: &'a mut [T],
+    ds: &'a mut [T],
+    padded: usize,
+    tokens: usize,
+    scale: T,
+    lse: &'a [T],
+}
+
+impl<T: Float> Kernel for ScoreGradients<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let rows = self.p.chunks_exact_mut(self.padded);
+        let rows = rows.zip(self.ds.chunks_exact_mut(self.padded));
+        for ((p, ds), lse) in rows.zip(self.lse) {
+            let (p, ds) = (&mut p[..self.tokens], &mut ds[..self.tokens]);
+            for p in p.iter_mut() {
+                *p = p.fma::<FMA>(self.scale, -*lse).exp::<FMA>();
+            }
+            let inner = lanes::sum_of_two(p, ds, |p, dp| p * dp);
+            for (ds, p) in ds.iter_mut().zip(p.iter()) {
+                *ds = *p * (*ds - inner) * self.scale;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "attention_tests.rs"]
+mod tests;

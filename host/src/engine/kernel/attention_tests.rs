@@ -1,0 +1,108 @@
+//! Tests of attention against its formula in f64.
+
+use super::*;
+use crate::engine::kernel::testing::{assert_close, numbers, slope, to};
+
+fn naive(qkv: &[f64], sizes: Sizes, scale: f64) -> Vec<f64> {
+    let Sizes { batch, tokens, heads, head_dim: d } = sizes;
+    let at = |b, n, which, h| &qkv[(((b * tokens + n) * 3 + which) * heads + h) * d..][..d];
+    let mut out = vec![0.0; sizes.out_len()];
+    for (b, i, h) in
+        (0..batch).flat_map(|b| (0..tokens).flat_map(move |i| (0..heads).map(move |h| (b, i, h))))
+    {
+        let score = |j| -> f64 {
+            let pairs = at(b, i, 0, h).iter().zip(at(b, j, 1, h));
+            scale * pairs.map(|(q, k)| q * k).sum::<f64>()
+        };
+        let p: Vec<f64> = (0..tokens).map(|j| score(j).exp()).collect();
+        let sum: f64 = p.iter().sum();
+        for c in 0..d {
+            let mixed: f64 = (0..tokens).map(|j| p[j] * at(b, j, 2, h)[c]).sum();
+            out[((b * tokens + i) * heads + h) * d + c] = mixed / sum;
+        }
+    }
+    out
+}
+
+fn forward<T: Float>(qkv: &[f64], sizes: Sizes, scale: f64) -> (Vec<T>, Vec<T>) {
+    let (mut out, mut lse) = (vec![T::ONE; sizes.out_len()], vec![T::ONE; sizes.lse_len()]);
+    attention(&to(qkv), sizes, T::from_f64(scale), &mut out, &mut lse);
+    (out, lse)
+}
+
+fn sizes([batch, tokens, heads, head_dim]: [usize; 4]) -> Sizes {
+    Sizes { batch, tokens, heads, head_dim }
+}
+
+#[test]
+fn attention_agrees_with_its_formula_at_odd_sizes() {
+    for shape in [
+        [1, 1, 1, 1],
+        [2, 3, 2, 5],
+        [1, 17, 3, 16],
+        [3, 65, 2, 24],
+        [1, 97, 1, 64],
+        [1, 197, 2, 8],
+        [0, 4, 1, 8],
+        [2, 31, 1, 128],
+    ] {
+        let sizes = sizes(shape);
+        let qkv: Vec<f64> = numbers(1, sizes.qkv_len()).iter().map(|x| 2.0 * x).collect();
+        let want = naive(&qkv, sizes, 0.4);
+        assert_close(&forward::<f32>(&qkv, sizes, 0.4).0, &want, 2e-5);
+        assert_close(&forward::<f64>(&qkv, sizes, 0.4).0, &want, 1e-12);
+    }
+}
+
+fn gradient<T: Float>(qkv: &[f64], dout: &[f64], sizes: Sizes, scale: f64) -> Vec<T> {
+    let (_, lse) = forward::<T>(qkv, sizes, scale);
+    let mut dqkv = vec![T::ONE; sizes.qkv_len()];
+    let (qkv, dout) = (to::<T>(qkv), to::<T>(dout));
+    let backward = Backward { qkv: &qkv, lse: &lse, dout: &dout };
+    attention_backward(backward, sizes, T::from_f64(scale), &mut dqkv);
+    dqkv
+}
+
+#[test]
+fn the_gradient_of_attention_agrees_with_central_differences() {
+    for shape in [[1, 1, 1, 2], [2, 3, 2, 5], [1, 17, 1, 4], [2, 7, 3, 1]] {
+        let sizes = sizes(shape);
+        let (qkv, dout) = (numbers(2, sizes.qkv_len()), numbers(3, sizes.out_len()));
+        let want = slope(&qkv, &dout, |qkv| naive(qkv, sizes, 0.7));
+        assert_close(&gradient::<f64>(&qkv, &dout, sizes, 0.7), &want, 1e-7);
+        assert_close(&gradient::<f32>(&qkv, &dout, sizes, 0.7), &want, 1e-5);
+    }
+}
+
+#[test]
+fn gradients_over_several_blocks_agree_between_f32_and_f64() {
+    for shape in [[1, 97, 2, 64], [2, 197, 1, 33], [1, 260, 1, 16]] {
+        let sizes = sizes(shape);
+        let (qkv, dout) = (numbers(4, sizes.qkv_len()), numbers(5, sizes.out_len()));
+        let want = gradient::<f64>(&qkv, &dout, sizes, 0.3);
+        assert_close(&gradient::<f32>(&qkv, &dout, sizes, 0.3), &want, 2e-5);
+    }
+}
+
+#[test]
+fn a_gradient_over_several_blocks_agrees_with_a_directional_difference() {
+    let sizes = sizes([1, 130, 1, 8]);
+    let (qkv, dout) = (numbers(6, sizes.qkv_len()), numbers(7, sizes.out_len()));
+    let along = numbers(8, sizes.qkv_len());
+    let moved = |step: f64| -> f64 {
+        let qkv: Vec<f64> = qkv.iter().zip(&along).map(|(x, a)| x + step * a).collect();
+        naive(&qkv, sizes, 0.5).iter().zip(&dout).map(|(o, d)| o * d).sum()
+    };
+    let want = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+    let gradient = gradient::<f64>(&qkv, &dout, sizes, 0.5);
+    let got: f64 = gradient.iter().zip(&along).map(|(g, a)| g * a).sum();
+    assert_close(&[got], &[want], 1e-7);
+}
+
+#[test]
+fn scores_that_overflow_exp_still_mix_the_values() {
+    let sizes = sizes([1, 2, 1, 1]);
+    let (out, lse) = forward::<f32>(&[20.0, 20.0, 1.0, 20.0, -20.0, 3.0], sizes, 1.0);
+    assert_close(&out, &[1.0, 1.0], 1e-6);
+    assert_close(&lse, &[400.0, 400.0], 1e-6);
+}
