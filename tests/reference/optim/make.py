@@ -3,10 +3,10 @@
     pip install torch safetensors numpy
     python tests/reference/optim/make.py
 
-optim.safetensors: metadata `cases` is a JSON list of {"rule": "adamw" | "sgd" | "larc", rule's numbers, "clip": "off" | "tensor" | "global",
-"limit", "lr": [...], "weight_decay": [...]}: one learning rate and weight decay per step. Case i has the parameters `ci.start.NAME`
-(`weight` [3, 4] takes weight decay, `bias` [4] doesn't), the gradients `ci.gradient.J.NAME` of step J, and
-`ci.after.J.NAME` after it. Gradients are clipped first: `off`, each tensor to its own norm, or all together.
+optim.safetensors: metadata `cases` is a JSON list of {"rule": "adamw" | "sgd" | "larc", rule's numbers, "clip": "off" |
+"tensor" | "global", "limit", "lr": [...], "weight_decay": [...]}: one learning rate and weight decay per step. Case i has
+the parameters `ci.start.NAME` (`weight` [3, 4] takes weight decay, `bias` [4] doesn't), the gradients `ci.gradient.J.NAME`
+of step J, and `ci.after.J.NAME` after it. Gradients are clipped first: `off`, each tensor to its own norm, or all together.
 Everything is f32 in, f64 inside, f64 out. `larc` is NVIDIA's formula around SGD: the rate of a tensor is
 min(trust |p| / (|g| + decay |p| + eps) / lr, 1) with weight decay added to the gradient before it is multiplied.
 

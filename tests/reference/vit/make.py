@@ -3,11 +3,12 @@
     pip install torch timm safetensors numpy
     python tests/reference/vit/make.py
 
-Weights and images are f32; timm computes from them in f64 and the results are stored as f64 (features) and f32 (gradients).
+Weights and images are f32; timm computes from them in f64; features are stored as f64, gradients as f32.
 Metadata `settings`: {"size", "patch", "dim", "depth", "heads"}. `weights.*` by timm's names, `images` [B, 3, H, W];
-`tokens` [B, N, D] (normed patch tokens, without the class token), `cls` [B, D] (normed class token), `pooled` [B, D] (mean of `tokens`),
-`layer.K` [B, 1 + N, D] after block K, counted from 1, before the last norm; `seed` [B, D] and `gradient.*`: of sum(cls * seed).
-`keep` u32 [B, K], `kept_tokens` [B, K, D], `kept_cls` [B, D]: the same where only those patch tokens enter the blocks.
+`tokens` [B, N, D] (normed patch tokens, without the class token), `cls` [B, D] (normed class token), `pooled` [B, D] (mean
+of `tokens`), `layer.K` [B, 1 + N, D] after block K, counted from 1, before the last norm; `seed` [B, D] and `gradient.*`:
+of sum(cls * seed). `keep` u32 [B, K], `kept_tokens` [B, K, D], `kept_cls` [B, D]: the same where only those patch tokens
+enter the blocks.
 """
 
 import json
