@@ -1,0 +1,213 @@
+//! The typed recipe.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::print::recipe_text;
+use super::values::Values;
+use crate::engine::Precision;
+use crate::{Error, Result};
+
+/// What to run, every key resolved and checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Name of the method.
+    pub method: String,
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// Name of the run folder; empty where one is to be chosen.
+    pub run: String,
+    /// Folder in which runs lie.
+    pub runs: PathBuf,
+    /// Where the network is computed: `cpu`.
+    pub device: String,
+    /// Arithmetic of matrix products.
+    #[serde(with = "PrecisionWord")]
+    pub precision: Precision,
+    /// Threads of the engine; 0 takes every core.
+    pub threads: usize,
+    /// What is trained on.
+    pub data: Data,
+    /// The network that is kept.
+    pub backbone: Backbone,
+    /// How it is trained.
+    pub train: Train,
+    /// The kNN probe.
+    pub probe: Probe,
+    /// The method's options, all of them, in the order of its table.
+    pub options: Values,
+}
+
+/// `[data]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// Built-in set or path.
+    pub source: String,
+    /// The part of the source to train on.
+    pub split: String,
+    /// Where probe queries come from; empty means the source, see [`Data::asked_about`].
+    pub test_source: String,
+    /// The part of the test source that probes ask about.
+    pub test_split: String,
+    /// Train on the first so many samples; 0 takes all.
+    pub limit: usize,
+    /// Image side of built-in sets and probes, in pixels; 0 takes the dataset's own.
+    pub size: usize,
+    /// Samples of a built-in set.
+    pub n: usize,
+    /// Threads that decode and make views; 0 chooses by cores.
+    pub workers: usize,
+    /// Batches made ahead.
+    pub prefetch: usize,
+    /// Whether decoded samples are kept: `auto`, `memory` or `off`.
+    pub cache: String,
+    /// Share of broken samples above which a run stops, 0 to 1.
+    pub max_broken_share: f64,
+}
+
+impl Data {
+    /// Where probe queries come from.
+    pub fn asked_about(&self) -> &str {
+        if self.test_source.is_empty() { &self.source } else { &self.test_source }
+    }
+}
+
+/// `[backbone]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backbone {
+    /// Kind of network, such as `vit`.
+    pub kind: String,
+    /// The options of that kind; those without a default only where given.
+    #[serde(flatten)]
+    pub options: Values,
+}
+
+/// The rule of the update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW.
+    AdamW,
+    /// SGD with momentum.
+    Sgd,
+}
+
+/// Whose norm a clip limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClipMode {
+    /// Each tensor's own.
+    Tensor,
+    /// That of all tensors together.
+    Global,
+}
+
+/// `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Train {
+    /// Times through the data.
+    pub epochs: f64,
+    /// Updates in all; 0 goes by epochs.
+    pub steps: u64,
+    /// Samples per batch.
+    pub batch: usize,
+    /// Batches averaged before one update.
+    pub accumulate: u64,
+    /// The rule of the update.
+    pub optimizer: OptimizerKind,
+    /// Peak learning rate for a batch of `lr_batch`.
+    pub lr: f64,
+    /// The batch that `lr` is meant for; 0 takes `lr` as it is.
+    pub lr_batch: usize,
+    /// Learning rate of the last step.
+    pub lr_final: f64,
+    /// Epochs in which the learning rate rises from 0.
+    pub warmup_epochs: f64,
+    /// Weight decay of the first step.
+    pub weight_decay: f64,
+    /// Weight decay of the last step.
+    pub weight_decay_end: f64,
+    /// Decay of AdamW's two moments.
+    pub betas: (f64, f64),
+    /// Added to the root of AdamW's second moment.
+    pub eps: f64,
+    /// Share of the last update that SGD keeps.
+    pub momentum: f64,
+    /// Largest norm of gradients; 0 clips nothing.
+    pub clip: f64,
+    /// Whose norm that is.
+    pub clip_mode: ClipMode,
+    /// Steps between checkpoints; 0 writes one each epoch.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// Steps between plain lines.
+    pub log_every: u64,
+}
+
+impl Train {
+    /// The peak learning rate after linear scaling: lr x batch x accumulate / `lr_batch`.
+    pub fn effective_lr(&self) -> f64 {
+        if self.lr_batch == 0 {
+            return self.lr;
+        }
+        self.lr * (self.batch as f64 * self.accumulate as f64) / self.lr_batch as f64
+    }
+
+    /// How the peak learning rate came about, in one line.
+    pub fn lr_rule(&self) -> String {
+        let lr = self.effective_lr();
+        if self.lr_batch == 0 {
+            return format!("lr {lr:.3e}, not scaled with the batch");
+        }
+        let (base, batch, accumulate) = (self.lr, self.batch, self.accumulate);
+        format!(
+            "lr {lr:.3e} = {base:?} x batch {batch} x accumulate {accumulate} / {}",
+            self.lr_batch
+        )
+    }
+}
+
+/// `[probe]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Epochs between probes; 0 probes at the end only.
+    pub every: f64,
+    /// Training samples that neighbours are taken from.
+    pub bank: usize,
+    /// Test samples that are asked about.
+    pub queries: usize,
+    /// Neighbours that vote.
+    pub k: usize,
+    /// A vote weighs exp(cosine / temperature).
+    pub temperature: f64,
+}
+
+impl Recipe {
+    /// The recipe as TOML; reading it again gives the same recipe.
+    ///
+    /// # Errors
+    /// When a value has no place in TOML, which a checked recipe never holds.
+    pub fn to_toml(&self) -> Result<String> {
+        let table = Table::try_from(self)
+            .map_err(|error| Error::failed("the recipe can't be written").because(error))?;
+        Ok(recipe_text(&table))
+    }
+
+    /// Reads checked values into types.
+    pub(super) fn from_table(table: Table) -> Result<Self> {
+        table.try_into().map_err(|error: toml::de::Error| {
+            Error::asked_wrongly("the recipe can't be used").because(error.message())
+        })
+    }
+}
+
+/// The words for [`Precision`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Precision", rename_all = "lowercase")]
+enum PrecisionWord {
+    F32,
+    Bf16,
+}
