@@ -1,0 +1,74 @@
+//! The functions that the host offers. All are `[step-thread]`: a method calls them from within its own
+//! callbacks only, on the thread that it was called on.
+//!
+//! After the first failure within a callback the context is sticky: every later call returns
+//! [`status::STICKY`](super::value::status::STICKY) and gives handle 0, which later calls accept.
+
+use abi_stable::StableAbi;
+
+use super::value::{Handle, Setting, Status, Text, Value};
+use super::{Context, Instance};
+
+/// The host's table. A minor version appends slots.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = HostTableRef)))]
+#[sabi(missing_field(panic))]
+pub struct HostTable {
+    /// Reports a failure of the method, with a hint; the first report of a callback stands.
+    pub set_error: unsafe extern "C" fn(*mut Context, Status, Text, Text) -> Status,
+    /// Gives the first error of this callback: its text stays valid until the callback returns.
+    pub error: unsafe extern "C" fn(*mut Context, *mut Text) -> Status,
+    /// Writes a line to the run's log: level 0 says something, 1 warns.
+    pub log: unsafe extern "C" fn(*mut Context, u32, Text) -> Status,
+    /// Records a figure of this step by the handle of a tensor with one element.
+    pub metric: unsafe extern "C" fn(*mut Context, Text, Handle) -> Status,
+    /// Gives an option's resolved value; texts and lists stay valid as long as the context.
+    pub option: unsafe extern "C" fn(*mut Context, Text, *mut Value) -> Status,
+    /// Finds an op by name and revision; the number holds as long as the process.
+    pub op_find: unsafe extern "C" fn(*mut Context, Text, u32, *mut u32) -> Status,
+    /// Calls an op: arguments and their number, room for results and its size.
+    pub op_call:
+        unsafe extern "C" fn(*mut Context, u32, *const Value, u64, *mut Handle, u64) -> Status,
+    /// Makes an f32 tensor from elements in row-major order: sizes, rank, elements, their number.
+    pub tensor_from:
+        unsafe extern "C" fn(*mut Context, *const u64, u64, *const f32, u64, *mut Handle) -> Status,
+    /// Reads a tensor as f64 in row-major order; this waits for the device and is counted.
+    pub tensor_read: unsafe extern "C" fn(*mut Context, Handle, *mut f64, u64) -> Status,
+    /// Keeps a tensor beyond this callback, without its gradient; gives a new handle.
+    pub retain: unsafe extern "C" fn(*mut Context, Handle, *mut Handle) -> Status,
+    /// Gives a kept tensor back.
+    pub release: unsafe extern "C" fn(*mut Context, Handle) -> Status,
+    /// Stops recording gradients (1) or goes on (0); calls nest.
+    pub no_grad: unsafe extern "C" fn(*mut Context, u32) -> Status,
+    /// Declares a thing by kind and revision (`parameter@1`, `buffer@1`, `module@1`, `teacher@1`,
+    /// `schedule@1`, `view@1`, `stream@1`, `stage@1`) under a name, with settings.
+    pub declare:
+        unsafe extern "C" fn(*mut Context, Text, Text, *const Setting, u64, *mut Handle) -> Status,
+    /// Gives a fact about a thing (handle 0: about the step and the run); lists stay valid until the
+    /// next call.
+    pub fact: unsafe extern "C" fn(*mut Context, Handle, Text, *mut Value) -> Status,
+    /// Runs a module: named inputs, their number, names of the outputs wanted, room for as many.
+    pub module_call: unsafe extern "C" fn(
+        *mut Context,
+        Handle,
+        *const Setting,
+        u64,
+        *const Text,
+        u64,
+        *mut Handle,
+    ) -> Status,
+    /// Gives the teacher's copy of a module or parameter that the teacher was declared with.
+    pub teacher_of: unsafe extern "C" fn(*mut Context, Handle, Handle, *mut Handle) -> Status,
+    /// Sets a buffer's next value; it holds from the next step on, if this one is accepted.
+    pub buffer_set: unsafe extern "C" fn(*mut Context, Handle, Handle) -> Status,
+    /// Gives a field of the `index`-th copy of a view of this step.
+    pub view: unsafe extern "C" fn(*mut Context, Handle, u64, Text, *mut Handle) -> Status,
+    /// Draws 64-bit numbers from a stream.
+    pub random: unsafe extern "C" fn(*mut Context, Handle, *mut u64, u64) -> Status,
+    /// Says whether the run is being stopped: `CANCELLED`, or 0.
+    pub cancelled: unsafe extern "C" fn(*mut Context) -> Status,
+    /// Gives the table of an optional ability by its id, or null.
+    #[sabi(last_prefix_field)]
+    pub extension: unsafe extern "C" fn(*mut Context, Text, *mut *const Instance) -> Status,
+}
