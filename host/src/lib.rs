@@ -1,5 +1,6 @@
 //! Pretext: a host that pre-trains networks without labels. Every method is a plugin.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;

@@ -47,12 +47,7 @@ impl Draft {
                 .because(error)
                 .hint("name a method or a recipe file, such as `pretext train dino`")
         })?;
-        let layer = Layer::parse(title, &text)?;
-        let method = match layer.table.get("method") {
-            Some(Value::String(name)) => name.clone(),
-            _ => String::new(),
-        };
-        Self::new(&method, Some(layer), words)
+        Self::from_text(&title, &text, words)
     }
 
     /// A recipe from text, such as a run's `recipe.toml`; errors call it `title`.
@@ -60,7 +55,15 @@ impl Draft {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_text(title: &str, text: &str, words: &[String]) -> Result<Self> {
-        let layer = Layer::parse(title.to_owned(), text)?;
+        Self::from_table(title, Layer::parse(title.to_owned(), text)?.table, words)
+    }
+
+    /// A recipe that was read already.
+    ///
+    /// # Errors
+    /// When it names no method, or a word has no `=`.
+    pub fn from_table(title: &str, table: Table, words: &[String]) -> Result<Self> {
+        let layer = Layer { title: title.to_owned(), table };
         let method = layer.table.get("method").and_then(Value::as_str).unwrap_or("").to_owned();
         Self::new(&method, Some(layer), words)
     }

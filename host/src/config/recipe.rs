@@ -191,9 +191,16 @@ impl Recipe {
     /// # Errors
     /// When a value has no place in TOML, which a checked recipe never holds.
     pub fn to_toml(&self) -> Result<String> {
-        let table = Table::try_from(self)
-            .map_err(|error| Error::failed("the recipe can't be written").because(error))?;
-        Ok(recipe_text(&table))
+        Ok(recipe_text(&self.to_table()?))
+    }
+
+    /// The recipe as a TOML table: the keys of the top, then the sections, in the order of the schema.
+    ///
+    /// # Errors
+    /// As [`to_toml`](Self::to_toml).
+    pub fn to_table(&self) -> Result<Table> {
+        Table::try_from(self)
+            .map_err(|error| Error::failed("the recipe can't be written").because(error))
     }
 
     /// Reads checked values into types.
