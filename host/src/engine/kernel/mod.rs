@@ -12,10 +12,14 @@ pub mod activation;
 pub mod attention;
 pub mod block;
 pub mod dispatch;
+pub mod elementwise;
 pub mod float;
 pub mod matmul;
 pub mod norm;
+pub mod optimizer;
 pub mod packed;
+pub mod patch;
+pub mod resample;
 pub mod softmax;
 pub mod threads;
 
