@@ -89,8 +89,9 @@ fn optimisers_follow_pytorch_step_by_step() {
 fn schedules_are_those_of_the_authors_code() {
     let file = Reference::open("optim/schedule.safetensors");
     for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
-        let schedule = Schedule::cosine(number(case, "start"), number(case, "end"))
+        let mut schedule = Schedule::cosine(number(case, "start"), number(case, "end"))
             .warmup(number(case, "warmup_start"), number(case, "warmup_epochs"));
+        schedule.per_epoch = case["per_epoch"] == true;
         let steps_per_epoch = case["steps_per_epoch"].as_u64().expect("a number");
         let total_steps = steps_per_epoch * case["epochs"].as_u64().expect("a number");
         let want = elements(file.tensor(&format!("c{c}.values")));

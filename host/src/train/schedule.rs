@@ -92,22 +92,20 @@ impl Schedule {
         if self.shape == Shape::Constant && self.warmup_epochs <= 0.0 {
             return self.end;
         }
-        let per_epoch = progress.steps_per_epoch.max(1) as f64;
-        let step = if self.per_epoch {
-            progress.epoch().floor() * per_epoch
+        // One point per epoch, or one per step.
+        let (step, per_epoch, total) = if self.per_epoch {
+            let epochs = progress.total_steps / progress.steps_per_epoch.max(1);
+            (progress.epoch().floor(), 1.0, epochs as f64)
         } else {
-            progress.step as f64
+            let per_epoch = progress.steps_per_epoch.max(1) as f64;
+            (progress.step as f64, per_epoch, progress.total_steps as f64)
         };
         let warmup = (self.warmup_epochs * per_epoch).floor();
         if step < warmup {
             let share = if warmup > 1.0 { step / (warmup - 1.0) } else { 0.0 };
             return self.warmup_start + (self.start - self.warmup_start) * share;
         }
-        let span = if self.span_epochs > 0.0 {
-            self.span_epochs * per_epoch
-        } else {
-            progress.total_steps as f64
-        };
+        let span = if self.span_epochs > 0.0 { self.span_epochs * per_epoch } else { total };
         let share = ((step - warmup) / (span - warmup).max(1.0)).min(1.0);
         match self.shape {
             Shape::Constant => self.end,

@@ -99,12 +99,12 @@ class Network(nn.Module):
         """The trained parameters by the host's names: (name, parameter).
 
         lightly keeps its MLP in a Sequential with the activations (0, 2, 4); the host counts layers. The length of the
-        last layer's rows is fixed at 1 (`weight_g`, not trained), so `last.weight` is their direction alone.
+        last layer's rows, `weight_g`, is fixed at 1 and not trained.
         """
         for name, parameter in self.named_parameters():
             if name == "head.last_layer.weight_g":
                 continue
-            name = name.replace("head.last_layer.weight_v", "head.last.weight")
+            name = name.replace("head.last_layer.weight_v", "head.last.weight_v")
             for index, layer in ((2, 1), (4, 2)):
                 name = name.replace(f"head.layers.{index}.", f"head.layers.{layer}.")
             yield name, parameter

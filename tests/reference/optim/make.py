@@ -11,7 +11,8 @@ Everything is f32 in, f64 inside, f64 out. `larc` is NVIDIA's formula around SGD
 min(trust |p| / (|g| + decay |p| + eps) / lr, 1) with weight decay added to the gradient before it is multiplied.
 
 schedule.safetensors: metadata `cases` is a JSON list of {"start", "end", "warmup_start", "warmup_epochs", "epochs",
-"steps_per_epoch"}; `ci.values` is the value at every step: a straight warm-up of n points with both ends, then a cosine.
+"steps_per_epoch", "per_epoch"?}; `ci.values` is the value at every step: a straight warm-up of n points with both ends, then
+a cosine; one point per epoch where `per_epoch` is true, as DINO's teacher temperature has it.
 """
 
 import json
@@ -42,6 +43,7 @@ SCHEDULES = [
     {"start": 0.04, "end": 0.4, "warmup_start": 0.0, "warmup_epochs": 0, "epochs": 5, "steps_per_epoch": 4},
     {"start": 0.996, "end": 1.0, "warmup_start": 0.0, "warmup_epochs": 0, "epochs": 3, "steps_per_epoch": 11},
     {"start": 1.0, "end": 0.1, "warmup_start": 0.25, "warmup_epochs": 1, "epochs": 4, "steps_per_epoch": 1},
+    {"start": 0.07, "end": 0.07, "warmup_start": 0.04, "warmup_epochs": 5, "epochs": 9, "steps_per_epoch": 3, "per_epoch": True},
 ]
 
 
@@ -99,8 +101,10 @@ def run(number, case, generator, tensors):
             tensors[f"c{number}.after.{step}.{name}"] = parameter.detach().numpy().copy()
 
 
-def schedule(start, end, warmup_start, warmup_epochs, epochs, steps_per_epoch):
+def schedule(start, end, warmup_start, warmup_epochs, epochs, steps_per_epoch, per_epoch=False):
     """The values of DINO's cosine schedule, written from its description."""
+    if per_epoch:
+        return numpy.repeat(schedule(start, end, warmup_start, warmup_epochs, epochs, 1), steps_per_epoch)
     warmup, total = warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
     rise = numpy.linspace(warmup_start, start, warmup) if warmup else numpy.empty(0)
     left = total - warmup
