@@ -1,6 +1,12 @@
 //! Integration tests.
 
 #[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod optim;
+#[cfg(test)]
+mod tidy;

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {
     pub(super) method: String,
+    recipe: Option<String>,
     pub(super) file: Option<Layer>,
     pub(super) words: Vec<Word>,
 }
@@ -31,21 +32,25 @@ pub(super) struct Word {
 }
 
 impl Draft {
-    /// Reads `target`, a recipe's path (it ends in `.toml` or holds a `/`) or a method's name, and the
-    /// `key=value` words after it.
+    /// Reads `target` and the `key=value` words after it. A target is a recipe's path (it ends in `.toml`
+    /// or holds a `/`), a method's name, or `METHOD:NAME` for another recipe that the method brings.
     ///
     /// # Errors
     /// When the recipe can't be read or names no method, or a word has no `=`.
     pub fn open(target: &str, words: &[String]) -> Result<Self> {
         let path = Path::new(target);
         if path.extension().is_none_or(|end| end != "toml") && path.components().count() < 2 {
-            return Self::new(target, None, words);
+            let (method, recipe) = match target.split_once(':') {
+                Some((method, recipe)) => (method, Some(recipe.to_owned())),
+                None => (target, None),
+            };
+            return Ok(Self { recipe, ..Self::new(method, None, words)? });
         }
         let title = format!("recipe `{target}`");
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::asked_wrongly(format!("can't read {title}"))
                 .because(error)
-                .hint("name a method or a recipe file, such as `pretext train dino`")
+                .hint("name a method or a recipe file, as in `pretext train METHOD`; `pretext plugin list` shows methods")
         })?;
         Self::from_text(&title, &text, words)
     }
@@ -76,10 +81,16 @@ impl Draft {
         };
         if method.is_empty() {
             let title = file.as_ref().map_or("the recipe", |layer| layer.title.as_str());
-            return Err(Error::asked_wrongly(format!("{title} names no method"))
-                .hint("add a first line such as `method = \"dino\"`"));
+            return Err(Error::asked_wrongly(format!("{title} names no method")).hint(
+                "add a first line `method = \"NAME\"`; `pretext plugin list` shows methods",
+            ));
         }
-        Ok(Self { method, file, words })
+        Ok(Self { method, recipe: None, file, words })
+    }
+
+    /// The name of the method's own recipe that lies below the file and the words.
+    pub fn own_recipe(&self) -> &str {
+        self.recipe.as_deref().unwrap_or("default")
     }
 
     /// The method asked for; whether it exists is not known here.

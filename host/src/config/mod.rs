@@ -1,7 +1,8 @@
 //! Recipes: what to run, resolved in layers into one typed tree.
 //!
 //! Host defaults come first, then the method's own recipe (from its plugin's metadata), then the recipe
-//! file, then `key=value` words; the later layer wins key by key. An unknown key, a wrong type or a value
+//! file, then `key=value` words; the later layer wins key by key, except that a recipe that names
+//! `backbone.kind` describes the whole backbone. An unknown key, a wrong type or a value
 //! out of range is refused with the nearest name or the range, never passed over.
 
 mod draft;

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// What a method's metadata says about its recipe.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MethodTable<'a> {
-    /// The method's own recipe as TOML; may be empty.
+    /// The method's own recipe that [`Draft::own_recipe`] names, as TOML; may be empty.
     pub recipe: &'a str,
     /// Its options.
     pub options: &'a [OptionSpec],
@@ -44,7 +44,8 @@ impl Draft {
         method: &MethodTable<'_>,
         backbones: BackboneTable<'_>,
     ) -> Result<Recipe> {
-        let own = Layer::parse(format!("the default recipe of `{}`", self.method), method.recipe)?;
+        let own = format!("recipe `{}` of method `{}`", self.own_recipe(), self.method);
+        let own = Layer::parse(own, method.recipe)?;
         let mut layers = vec![&own];
         layers.extend(&self.file);
         let kind = self.backbone_kind(&layers);
@@ -52,7 +53,12 @@ impl Draft {
         let mut given = Given::new();
         let mut present = "vit";
         for layer in layers {
-            present = layer_kind(&layer.table).unwrap_or(present);
+            if let Some(kind) = layer_kind(&layer.table) {
+                // A layer that names the kind describes the whole backbone: sizes that an earlier layer
+                // set would not fit it.
+                present = kind;
+                given.retain(|(section, _), _| *section != "backbone");
+            }
             tables.apply_layer(layer, present == kind, &mut given)?;
         }
         for word in &self.words {

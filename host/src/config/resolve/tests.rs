@@ -100,6 +100,26 @@ fn short_words_find_their_section() {
 }
 
 #[test]
+fn a_recipe_that_names_its_backbone_describes_all_of_it() {
+    let own = "[backbone]\nkind = \"vit\"\nwidth = 96";
+    let table = MethodTable { recipe: own, options: &[] };
+    let width = |file: &str| {
+        let draft =
+            Draft::from_text("t", &format!("method = \"m\"\n[backbone]\n{file}"), &[]).unwrap();
+        draft.resolve(&table, &backbones).unwrap().backbone.options.int("width")
+    };
+    assert_eq!(width("kind = \"vit\""), None);
+    assert_eq!(width("patch = 4"), Some(96));
+}
+
+#[test]
+fn another_recipe_of_the_method_is_named_after_a_colon() {
+    let draft = Draft::open("dino:vit-small", &[]).unwrap();
+    assert_eq!((draft.method(), draft.own_recipe()), ("dino", "vit-small"));
+    assert_eq!(Draft::open("dino", &[]).unwrap().own_recipe(), "default");
+}
+
+#[test]
 fn a_key_that_follows_another_takes_its_value_unless_given() {
     let draft = Draft::from_text("t", "method = \"m\"\n[train]\nweight_decay = 0.1", &[]).unwrap();
     let recipe = draft.resolve(&MethodTable::default(), &backbones).unwrap();
