@@ -1,0 +1,144 @@
+//! A folder of image files; its sub-folders are the classes, `train/` and `test/` (or `val/`) the splits.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Certainty, Dataset, Kind, OpenOptions, Sample, Split, counted, layout};
+use crate::data::decode::image;
+use crate::{Error, Result};
+
+inventory::submit! {
+    Kind {
+        name: "folder",
+        opens: "DIR with .jpg or .png files",
+        help: "image files, classes are sub-folders if any; train/ and test/ or val/ are splits",
+        recognise: |source| if Path::new(source).is_dir() { Certainty::Perhaps } else { Certainty::No },
+        open: |source, options| Ok(Arc::new(Folder::open(source, options)?)),
+    }
+}
+
+thread_local! {
+    /// Bytes of the file being decoded: one buffer per thread, grown to the largest file.
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+#[derive(Debug)]
+struct Folder {
+    root: PathBuf,
+    files: Vec<String>,
+    labels: Vec<Option<u32>>,
+    class_names: Vec<String>,
+    split: Split,
+}
+
+impl Folder {
+    fn open(source: &str, options: &OpenOptions) -> Result<Self> {
+        let root = PathBuf::from(source);
+        let mut paths = Vec::new();
+        collect(&root, "", &mut paths)?;
+        let layout = layout::arrange(&paths, options.split, source)?;
+        let files = layout.files.iter().map(|file| std::mem::take(&mut paths[*file])).collect();
+        let (labels, class_names) = (layout.labels, layout.class_names);
+        Ok(Self { root, files, labels, class_names, split: options.split })
+    }
+}
+
+/// Adds every image below `folder`, as a path from the root with `/` between parts. Hidden files are left out.
+fn collect(folder: &Path, prefix: &str, paths: &mut Vec<String>) -> Result<()> {
+    let unreadable = |e| {
+        Error::asked_wrongly(format!("can't read the folder `{}`", folder.display()))
+            .because(e)
+            .hint("check the path and its permissions")
+    };
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = format!("{prefix}{name}");
+        if image::is_image(&name) {
+            paths.push(path);
+        } else if entry.path().is_dir() {
+            collect(&entry.path(), &format!("{path}/"), paths)?;
+        }
+    }
+    Ok(())
+}
+
+impl Dataset for Folder {
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    fn read(&self, index: usize, sample: &mut Sample) -> Result<()> {
+        BYTES.with_borrow_mut(|bytes| {
+            bytes.clear();
+            File::open(self.root.join(&self.files[index]))?.read_to_end(bytes)?;
+            image::decode(bytes, sample.image_mut())
+        })
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        self.labels[index]
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.root.join(&self.files[index]).display().to_string()
+    }
+
+    fn split(&self) -> Split {
+        self.split
+    }
+
+    fn describe(&self) -> String {
+        format!("folder `{}`: {}", self.root.display(), counted(self, "images"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::open;
+
+    fn write(root: &Path, path: &str, shade: u8) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        ::image::RgbImage::from_pixel(3, 2, ::image::Rgb([shade; 3])).save(path).unwrap();
+    }
+
+    #[test]
+    fn classes_and_splits_are_folders_and_pixels_arrive() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "train/cat/a.png", 10);
+        write(folder.path(), "train/dog/a.png", 20);
+        write(folder.path(), "test/dog/b.png", 30);
+        std::fs::write(folder.path().join("train/cat/notes.txt"), "x").unwrap();
+        let source = folder.path().to_str().unwrap();
+        let train = open(source, &OpenOptions::default()).unwrap();
+        assert_eq!((train.len(), train.label(1)), (2, Some(1)));
+        assert!(train.name(1).ends_with("train/dog/a.png"));
+        let options = OpenOptions { split: Split::Test, ..Default::default() };
+        let test = open(source, &options).unwrap();
+        let Sample::Image(image) = test.sample(0).unwrap() else { panic!("a picture") };
+        assert_eq!((image.width, image.height, image.pixels), (3, 2, vec![30; 18]));
+        assert!(test.describe().ends_with("1 images, 2 classes, test split"));
+    }
+
+    #[test]
+    fn an_empty_folder_and_one_without_images_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().to_str().unwrap();
+        let error = open(source, &OpenOptions::default()).unwrap_err();
+        assert!(error.message().ends_with("holds no image"));
+        std::fs::write(folder.path().join("a.txt"), "x").unwrap();
+        assert!(open(source, &OpenOptions::default()).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! Decoding: file bytes to pixels.
+
+pub mod image;

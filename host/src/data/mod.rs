@@ -1,0 +1,21 @@
+//! Data: what is opened (`dataset`), how bytes become pixels (`decode`), what happens to pixels
+//! (`transform`), which views a batch has (`view`), in which order (`sampler`), and the threads that
+//! make it all in time (`loader`).
+//!
+//! Nothing in here knows what a method is: a method's wishes arrive as a [`view::ViewPlan`].
+//! Every number drawn depends on (seed, epoch, index of the sample, view and copy) only, so batches are
+//! the same bytes with one worker or sixteen, and after resume.
+
+pub mod batch;
+pub mod dataset;
+pub mod decode;
+pub mod loader;
+mod make;
+pub mod sampler;
+pub mod transform;
+pub mod view;
+
+pub use batch::{Batch, BrokenSample, ViewBatch};
+pub use dataset::{Content, Dataset, Image, OpenOptions, Sample, Split, open};
+pub use loader::{Loader, LoaderOptions, LoaderReport};
+pub use view::{Value, ViewPlan, ViewRequest};
