@@ -5,8 +5,11 @@ pub mod config;
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod metric;
 pub mod module;
+pub mod probe;
 pub mod random;
+pub mod run;
 pub mod state;
 pub mod train;
 

@@ -1,0 +1,124 @@
+//! Names of runs: given by the user, or method, data and the next free number.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::disk::cannot_write;
+use crate::{Error, Result};
+
+/// How a new run is called.
+#[derive(Clone, Copy, Debug)]
+pub enum Name<'a> {
+    /// As the user said.
+    Given(&'a str),
+    /// `<method>-<data>-<n>`, with the number after the highest one there is.
+    Numbered {
+        /// The method's name.
+        method: &'a str,
+        /// The dataset's name, or the last part of its path.
+        data: &'a str,
+    },
+}
+
+impl Name<'_> {
+    /// Makes the folder of a new run under `root` and returns its path.
+    ///
+    /// Making a folder is atomic, so two runs that start together get two numbers.
+    pub(super) fn claim(self, root: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(root).map_err(|error| cannot_write(root, &error))?;
+        match self {
+            Self::Given(name) => claim_given(root, name),
+            Self::Numbered { method, data } => {
+                claim_numbered(root, &format!("{}-{}", tame(method), tame(data)))
+            }
+        }
+    }
+}
+
+fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
+    let fine = |c: char| c.is_alphanumeric() || "-_.+=@".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(fine) {
+        return Err(Error::asked_wrongly(format!("a run can't be called `{name}`"))
+            .hint("use letters, digits, `-`, `_` and `.`, such as `run=first-try`"));
+    }
+    let path = root.join(name);
+    match fs::create_dir(&path) {
+        Ok(()) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let exists = format!("run `{}` exists already", path.display());
+            let resume = format!("go on with `pretext train --resume {}`", path.display());
+            Err(Error::asked_wrongly(exists).hint(format!("{resume}, or choose another name")))
+        }
+        Err(error) => Err(cannot_write(&path, &error)),
+    }
+}
+
+fn claim_numbered(root: &Path, stem: &str) -> Result<PathBuf> {
+    let mut number = 1 + highest(root, stem)?;
+    loop {
+        let path = root.join(format!("{stem}-{number}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(cannot_write(&path, &error)),
+        }
+    }
+}
+
+/// The highest number of a run called `stem`, 0 if there is none.
+fn highest(root: &Path, stem: &str) -> Result<u64> {
+    let entries = fs::read_dir(root).map_err(|error| cannot_write(root, &error))?;
+    let number = |name: &str| name.strip_prefix(stem)?.strip_prefix('-')?.parse::<u64>().ok();
+    Ok(entries.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).max().unwrap_or(0))
+}
+
+/// `text` in lower case with `-` for whatever doesn't belong in a folder's name.
+fn tame(text: &str) -> String {
+    let last = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let name: String = last
+        .chars()
+        .map(|c| if c.is_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    match name.trim_matches('-') {
+        "" => "data".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_on_after_the_highest_even_when_a_run_was_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let next = || {
+            let name = Name::Numbered { method: "dino", data: "synthetic" };
+            let path = name.claim(root.path()).unwrap();
+            path.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(next(), "dino-synthetic-1");
+        assert_eq!(next(), "dino-synthetic-2");
+        fs::remove_dir(root.path().join("dino-synthetic-1")).unwrap();
+        assert_eq!(next(), "dino-synthetic-3");
+    }
+
+    #[test]
+    fn a_path_gives_its_last_part() {
+        assert_eq!(tame("/data/My Photos/"), "my-photos");
+        assert_eq!(tame("cifar10-jpeg.tar"), "cifar10-jpeg-tar");
+        assert_eq!(tame("../.."), "data");
+    }
+
+    #[test]
+    fn a_given_name_is_taken_once_and_stays_inside_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        Name::Given("first").claim(root.path()).unwrap();
+        let again = Name::Given("first").claim(root.path()).unwrap_err();
+        assert!(again.hint_text().unwrap().contains("--resume"));
+        for bad in ["", "..", "a/b", ".hidden", "a b"] {
+            assert_eq!(Name::Given(bad).claim(root.path()).unwrap_err().exit_code(), 2);
+        }
+    }
+}
