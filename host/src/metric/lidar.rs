@@ -58,7 +58,9 @@ fn inverse_root(matrix: Vec<f64>, n: usize) -> Result<Vec<f64>> {
     let mut scaled = eigen.vectors.clone();
     for (row, value) in scaled.chunks_exact_mut(n).zip(&eigen.values) {
         let scale = 1.0 / value.max(DELTA).sqrt();
-        row.iter_mut().for_each(|x| *x *= scale);
+        for x in row {
+            *x *= scale;
+        }
     }
     let mut root = vec![0.0; n * n];
     let vectors = Matrix::new(&eigen.vectors, n, n);

@@ -58,7 +58,9 @@ impl<'a> Features<'a> {
             mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
         }
         let rows = self.rows().max(1) as f64;
-        mean.iter_mut().for_each(|sum| *sum /= rows);
+        for sum in &mut mean {
+            *sum /= rows;
+        }
         mean
     }
 }
@@ -94,7 +96,9 @@ fn squared_singular_values(rows: &[f64], width: usize) -> Result<Vec<f64>> {
     matmul(1.0, left, right, Write::Set, &mut gram);
     let mut values = eigen::values(gram, size)?;
     // Rounding can leave a tiny negative where the truth is zero.
-    values.iter_mut().for_each(|value| *value = value.max(0.0));
+    for value in &mut values {
+        *value = value.max(0.0);
+    }
     Ok(values)
 }
 

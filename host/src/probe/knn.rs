@@ -168,7 +168,9 @@ fn normalized(features: Features<'_>) -> Vec<f32> {
     let mut rows = features.values().to_vec();
     rows.par_chunks_mut(features.width()).for_each(|row| {
         let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
-        row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+        for x in row {
+            *x = (f64::from(*x) / norm) as f32;
+        }
     });
     rows
 }

@@ -97,12 +97,12 @@ impl Checkpoint {
             files.push((format!("{part}.safetensors"), bytes));
         }
         files.push((STATE.to_owned(), self.state_file()?));
-        let mut sums = String::new();
+        let mut sums = Vec::new();
         for (name, bytes) in &files {
             write_new(&aside.join(name), bytes)?;
-            sums += &format!("{}  {name}\n", sha256(bytes));
+            sums.push(format!("{}  {name}\n", sha256(bytes)));
         }
-        replace(&aside.join(SUMS), sums.as_bytes())
+        replace(&aside.join(SUMS), sums.concat().as_bytes())
     }
 
     fn state_file(&self) -> Result<Vec<u8>> {
@@ -223,17 +223,25 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The newest whole checkpoint in `folder` (`checkpoints/`), and a warning for each damaged one
-/// that was passed over.
-pub fn find_newest(folder: &Path) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<String>)> {
+/// What a folder of checkpoints has to go on with.
+#[derive(Debug)]
+pub struct Found {
+    /// The newest whole checkpoint and its path; none if the run stopped before its first.
+    pub newest: Option<(PathBuf, Checkpoint)>,
+    /// One line for each damaged checkpoint that was passed over.
+    pub warnings: Vec<String>,
+}
+
+/// The newest whole checkpoint in `folder` (`checkpoints/`); damaged ones are passed over.
+pub fn find_newest(folder: &Path) -> Result<Found> {
     let mut warnings = Vec::new();
     for (_, path) in list(folder)? {
         match Checkpoint::read(&path) {
-            Ok(checkpoint) => return Ok((Some((path, checkpoint)), warnings)),
+            Ok(checkpoint) => return Ok(Found { newest: Some((path, checkpoint)), warnings }),
             Err(error) => warnings.push(format!("{error}; going on to the one before")),
         }
     }
-    Ok((None, warnings))
+    Ok(Found { newest: None, warnings })
 }
 
 /// Removes what `keep` doesn't keep among the checkpoints up to `step`, and leftovers of a crash.

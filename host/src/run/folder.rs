@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{self, Checkpoint, Keep};
+use super::checkpoint::{self, Checkpoint, Found, Keep};
 use super::disk::{cannot_read, replace};
 use super::lock::Lock;
 use super::log::{Log, Record};
@@ -21,15 +21,6 @@ pub struct Run {
     _lock: Lock,
 }
 
-/// What a run to go on with has: its checkpoint, and what was wrong with newer ones.
-#[derive(Debug)]
-pub struct Found {
-    /// The newest whole checkpoint; none if the run stopped before its first.
-    pub checkpoint: Option<Checkpoint>,
-    /// One line for each damaged checkpoint that was passed over.
-    pub warnings: Vec<String>,
-}
-
 impl Run {
     /// Makes the folder of a new run under `root`.
     pub fn create(root: &Path, name: Name<'_>) -> Result<Self> {
@@ -45,12 +36,11 @@ impl Run {
         }
         let mut run = Self::hold(path.to_owned())?;
         checkpoint::sweep(&run.checkpoints())?;
-        let (newest, warnings) = checkpoint::find_newest(&run.checkpoints())?;
-        let checkpoint = newest.map(|(_, checkpoint)| checkpoint);
-        let step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        let found = checkpoint::find_newest(&run.checkpoints())?;
+        let step = found.newest.as_ref().map_or(0, |(_, checkpoint)| checkpoint.step);
         run.metrics.rewind(step)?;
         run.timings.rewind(step)?;
-        Ok((run, Found { checkpoint, warnings }))
+        Ok((run, found))
     }
 
     fn hold(path: PathBuf) -> Result<Self> {
@@ -214,7 +204,7 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&file, bytes).unwrap();
         let (mut run, found) = Run::resume(&path).unwrap();
-        assert_eq!(found.checkpoint.unwrap().step, 2);
+        assert_eq!(found.newest.as_ref().unwrap().1.step, 2);
         assert_eq!(found.warnings.len(), 1);
         assert!(found.warnings[0].contains("step-000004"), "{:?}", found.warnings);
         let metrics = crate::run::read(&path.join("metrics.jsonl")).unwrap();
@@ -256,7 +246,7 @@ mod tests {
         let error = run.save(&checkpoint(2)).unwrap_err();
         assert!(error.message().contains("can't write"), "{error}");
         assert_eq!(steps(run.path()), [1]);
-        assert_eq!(checkpoint::find_newest(&folder).unwrap().0.unwrap().1.step, 1);
+        assert_eq!(checkpoint::find_newest(&folder).unwrap().newest.unwrap().1.step, 1);
     }
 
     #[test]
@@ -266,7 +256,7 @@ mod tests {
         let left = path.join("checkpoints/.step-000009.partial");
         fs::create_dir_all(&left).unwrap();
         let (_run, found) = Run::resume(&path).unwrap();
-        assert!(found.checkpoint.is_none() && !left.exists());
+        assert!(found.newest.is_none() && !left.exists());
     }
 
     #[test]

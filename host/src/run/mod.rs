@@ -22,10 +22,10 @@ mod machine;
 mod manifest;
 mod name;
 
-pub use checkpoint::{Checkpoint, Keep, NamedTensors, find_newest, list};
+pub use checkpoint::{Checkpoint, Found, Keep, NamedTensors, find_newest, list};
 pub use clock::utc;
 pub use disk::sha256_of;
-pub use folder::{Found, Run};
+pub use folder::Run;
 pub use log::{Record, read};
 pub use machine::Machine;
 pub use manifest::{Manifest, PluginRecord, Resumption};
