@@ -118,7 +118,7 @@ mod tests {
     fn every_op_with_a_gradient_agrees_with_central_differences() {
         for def in op::catalogue() {
             let samples = (def.samples)(&mut Stream::new(1, def.name, 0, 0));
-            if matches!(def.gradient, Gradient::None(_)) {
+            if !matches!(def.gradient, Gradient::Checked) {
                 continue;
             }
             assert!(samples.len() >= 3, "`{}` needs at least three samples", def.name);
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn every_op_without_a_gradient_returns_constants() {
         for def in op::catalogue() {
-            if matches!(def.gradient, Gradient::Checked) {
+            if !matches!(def.gradient, Gradient::None(_)) {
                 continue;
             }
             for sample in (def.samples)(&mut Stream::new(1, def.name, 0, 0)) {

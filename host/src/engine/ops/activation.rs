@@ -1,0 +1,40 @@
+//! What the activations share: a kernel forward, and its derivative from the saved input.
+
+use candle_core::WithDType;
+
+use crate::engine::kernel::{Float, activation as kernel};
+use crate::engine::storage;
+use crate::engine::tape::{Tape, Var};
+use crate::{Result, for_float};
+
+/// Applies `kind` to `x` and records it as the op `name`.
+pub(super) fn activation(
+    tape: &Tape,
+    name: &'static str,
+    kind: kernel::Activation,
+    x: &Var,
+) -> Result<Var> {
+    for_float!(x.dtype(), T => apply::<T>(tape, name, kind, x))
+}
+
+fn apply<T: Float + WithDType>(
+    tape: &Tape,
+    name: &'static str,
+    kind: kernel::Activation,
+    x: &Var,
+) -> Result<Var> {
+    let value = tape.timed(name, || -> Result<_> {
+        let mut y = vec![T::ZERO; x.value().elem_count()];
+        storage::read::<T, _>(x.value(), |x| kernel::forward(kind, x, &mut y))?;
+        storage::tensor(y, x.dims())
+    })?;
+    let saved = x.value().clone();
+    Ok(tape.record(name, &[x], value, move |gradient, inputs| {
+        let gradient = gradient.into_tensor();
+        let mut dx = vec![T::ZERO; saved.elem_count()];
+        storage::read::<T, _>(&saved, |x| {
+            storage::read::<T, _>(&gradient, |dy| kernel::backward(kind, x, dy, &mut dx))
+        })??;
+        inputs.add(0, storage::tensor(dx, saved.dims())?)
+    }))
+}

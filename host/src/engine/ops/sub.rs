@@ -1,0 +1,39 @@
+//! `sub@1`: `a - b`, elementwise with broadcasting.
+
+use crate::Result;
+use crate::engine::op::{Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
+use crate::engine::ops::add::sum_to;
+use crate::engine::tape::{Tape, Var};
+
+/// `a - b`, broadcast as in `NumPy`.
+pub fn sub(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    let value = tape.timed("sub", || a.value().broadcast_sub(b.value()))?;
+    let (x, y) = (a.value().clone(), b.value().clone());
+    Ok(tape.record("sub", &[a, b], value, move |gradient, inputs| {
+        let gradient = gradient.into_tensor();
+        if inputs.wants(0) {
+            let dx = gradient.clone();
+            inputs.add_shared(0, sum_to(&dx, x.dims())?)?;
+        }
+        if inputs.wants(1) {
+            let dy = gradient.neg()?;
+            inputs.add_shared(1, sum_to(&dy, y.dims())?)?;
+        }
+        Ok(())
+    }))
+}
+
+inventory::submit! {
+    OpDef {
+        name: "sub",
+        revision: 1,
+        formula: "sub(a, b) = a - b, broadcast",
+        call: |tape, args: &Args<'_>| Ok(vec![sub(tape, args.tensor(0)?, args.tensor(1)?)?]),
+        gradient: Gradient::Checked,
+        samples: |stream| vec![
+            Sample::new(vec![sample_tensor(stream, &[2, 3]), sample_tensor(stream, &[2, 3])]),
+            Sample::new(vec![sample_strided(stream, &[4, 2, 3]), sample_tensor(stream, &[2, 1])]),
+            Sample::new(vec![sample_tensor(stream, &[1]), sample_strided(stream, &[3, 1])]),
+        ],
+    }
+}

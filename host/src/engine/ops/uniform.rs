@@ -1,0 +1,39 @@
+//! `uniform@1`: uniform numbers in [low, high).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::Result;
+use crate::engine::op::{Arg, Gradient, OpDef, Sample};
+use crate::engine::storage;
+use crate::engine::tape::Var;
+use crate::random::Stream;
+
+/// Uniform numbers in `[low, high)`, f32 of `shape`.
+pub fn uniform(stream: &RefCell<Stream>, shape: &[usize], low: f64, high: f64) -> Result<Var> {
+    let mut stream = stream.borrow_mut();
+    let numbers: Vec<f32> =
+        (0..shape.iter().product()).map(|_| (stream.range(low, high)) as f32).collect();
+    Ok(Var::constant(storage::tensor(numbers, shape)?))
+}
+
+/// An argument that is a stream of randomness.
+fn source(stream: &mut Stream) -> Arg {
+    Arg::Stream(Rc::new(RefCell::new(Stream::new(stream.u64(), "sample", 0, 0))))
+}
+
+inventory::submit! {
+    OpDef {
+        name: "uniform",
+        revision: 1,
+        formula: "uniform(stream, shape, low, high): uniform numbers in [low, high)",
+        call: |_, args| {
+            let shape: Vec<usize> = args.ints(1)?.iter().map(|size| *size as usize).collect();
+            Ok(vec![uniform(args.stream(0)?, &shape, args.float(2)?, args.float(3)?)?])
+        },
+        gradient: Gradient::None("it makes constants"),
+        samples: |stream| vec![
+            Sample::new(vec![source(stream), Arg::Ints(vec![2, 3]), Arg::Float(0.0), Arg::Float(1.0)]),
+        ],
+    }
+}
