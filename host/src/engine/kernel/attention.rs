@@ -3,7 +3,7 @@
 //! Each (sample, head) is one piece of work. It takes its queries in blocks and holds the scores of
 //! one block only; what stays for the backward pass is the log sum exp of each row of scores.
 
-use super::block::{Left, Product};
+use super::block::{Left, Product, Transposed};
 use super::dispatch::{Kernel, dispatch};
 use super::threads::{self, Shared};
 use super::{Float, lanes};
@@ -76,7 +76,7 @@ impl Sizes {
 /// `out = softmax(scale q k^T) v` per sample and head.
 ///
 /// qkv is `[B, N, 3, H, d]`, out `[B, N, H d]`; `lse` `[B, H, N]` keeps the log sum exp of each row
-/// of `scale q k^T`.
+/// of `scale q k^T`. The scale is above 0.
 ///
 /// # Panics
 /// When the lengths don't fit the sizes.
@@ -134,7 +134,7 @@ impl<T: Float> ForwardSpace<T> {
         let stride = 3 * sizes.stride();
         let [q, k, v] = sizes.qkv_starts(index);
         let padded = sizes.padded();
-        dispatch(Transpose { from: &qkv[k..], stride, tokens, padded, to: &mut self.keys });
+        T::block_transpose(&qkv[k..], &sizes.across(), &mut self.keys);
         copy_rows(&qkv[v..], stride, d, &mut self.values);
         for (block, lse) in lse.chunks_mut(sizes.block()).enumerate() {
             let (first, rows) = (block * sizes.block(), lse.len());
@@ -156,6 +156,12 @@ impl<T: Float> ForwardSpace<T> {
 }
 
 impl Sizes {
+    /// `[N, d]` to `[d, padded N]`: tokens become columns.
+    fn across(&self) -> Transposed {
+        let stride = 3 * self.stride();
+        Transposed { rows: self.tokens, cols: self.head_dim, stride, padded: self.padded() }
+    }
+
     /// `[rows, d] x [d, padded N]`: scores, or gradients of probabilities.
     fn scores(&self, rows: usize) -> Product {
         let padded = self.padded();
@@ -189,36 +195,6 @@ fn copy_rows<T: Copy>(from: &[T], stride: usize, d: usize, to: &mut [T]) {
     }
 }
 
-/// `to[c, j] = from[j, c]`: tokens become columns.
-struct Transpose<'a, T> {
-    from: &'a [T],
-    stride: usize,
-    tokens: usize,
-    padded: usize,
-    to: &'a mut [T],
-}
-
-impl<T: Float> Kernel for Transpose<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let d = self.to.len() / self.padded;
-        for first in (0..self.tokens).step_by(PAD) {
-            let count = PAD.min(self.tokens - first);
-            let rows: [&[T]; PAD] = std::array::from_fn(|j| {
-                &self.from[(first + j.min(count - 1)) * self.stride..][..d]
-            });
-            for (c, to) in self.to.chunks_exact_mut(self.padded).enumerate() {
-                let to = &mut to[first..first + PAD];
-                for (to, row) in to.iter_mut().zip(rows) {
-                    *to = row[c];
-                }
-            }
-        }
-    }
-}
-
 /// Turns each row of scores into probabilities and keeps its log sum exp.
 struct Exponentials<'a, T> {
     scores: &'a mut [T],
@@ -233,17 +209,29 @@ impl<T: Float> Kernel for Exponentials<'_, T> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
+        let scale = self.scale;
         for (row, lse) in self.scores.chunks_exact_mut(self.padded).zip(self.lse) {
-            let row = &mut row[..self.tokens];
-            let scale = self.scale;
-            let max = lanes::max(row);
-            for s in row.iter_mut() {
-                *s = ((*s - max) * scale).exp::<FMA>();
+            // Below every score, so that exp makes it 0.
+            row[self.tokens..].fill(T::NEG_INFINITY);
+            let row = row.as_chunks_mut::<PAD>().0;
+            let mut lanes = row.first().copied().unwrap_or_default();
+            for registers in row.iter() {
+                for (lane, s) in lanes.iter_mut().zip(registers) {
+                    *lane = s.larger(*lane);
+                }
             }
-            let sum = lanes::sum(row);
+            let max = lanes.into_iter().fold(T::NEG_INFINITY, Float::larger);
+            let mut lanes = [T::ZERO; PAD];
+            for registers in row.iter_mut() {
+                for (lane, s) in lanes.iter_mut().zip(registers) {
+                    *s = ((*s - max) * scale).exp::<FMA>();
+                    *lane += *s;
+                }
+            }
+            let sum = lanes::total(lanes);
             *lse = max * scale + sum.ln();
             let factor = T::ONE / sum;
-            for s in row.iter_mut() {
+            for s in row.as_flattened_mut() {
                 *s *= factor;
             }
         }
@@ -328,8 +316,7 @@ impl<T: Float> BackwardSpace<T> {
 
     /// Copies in what (sample, head) number `index` needs.
     fn read(&mut self, backward: &Backward<'_, T>, sizes: Sizes, index: usize) {
-        let Sizes { tokens, head_dim: d, .. } = sizes;
-        let (stride, padded) = (3 * sizes.stride(), sizes.padded());
+        let (d, stride) = (sizes.head_dim, 3 * sizes.stride());
         let [q, k, v] = sizes.qkv_starts(index);
         let qkv = backward.qkv;
         let [queries, keys, dout] = &mut self.rows;
@@ -337,7 +324,7 @@ impl<T: Float> BackwardSpace<T> {
         copy_rows(&qkv[k..], stride, d, keys);
         copy_rows(&backward.dout[sizes.out_start(index)..], sizes.stride(), d, dout);
         for (start, to) in [k, v].into_iter().zip(&mut self.columns) {
-            dispatch(Transpose { from: &qkv[start..], stride, tokens, padded, to });
+            T::block_transpose(&qkv[start..], &sizes.across(), to);
         }
     }
 
@@ -386,12 +373,18 @@ impl<T: Float> Kernel for ScoreGradients<'_, T> {
         let rows = self.p.chunks_exact_mut(self.padded);
         let rows = rows.zip(self.ds.chunks_exact_mut(self.padded));
         for ((p, ds), lse) in rows.zip(self.lse) {
-            let (p, ds) = (&mut p[..self.tokens], &mut ds[..self.tokens]);
-            for p in p.iter_mut() {
-                *p = p.fma::<FMA>(self.scale, -*lse).exp::<FMA>();
+            // exp makes it 0; the scores of the padding itself could overflow.
+            p[self.tokens..].fill(T::NEG_INFINITY);
+            let (p, ds) = (p.as_chunks_mut::<PAD>().0, ds.as_chunks_mut::<PAD>().0);
+            let mut lanes = [T::ZERO; PAD];
+            for (p, dp) in p.iter_mut().zip(ds.iter()) {
+                for ((lane, p), dp) in lanes.iter_mut().zip(p).zip(dp) {
+                    *p = p.fma::<FMA>(self.scale, -*lse).exp::<FMA>();
+                    *lane = p.fma::<FMA>(*dp, *lane);
+                }
             }
-            let inner = lanes::sum_of_two(p, ds, |p, dp| p * dp);
-            for (ds, p) in ds.iter_mut().zip(p.iter()) {
+            let inner = lanes::total(lanes);
+            for (ds, p) in ds.as_flattened_mut().iter_mut().zip(p.as_flattened()) {
                 *ds = *p * (*ds - inner) * self.scale;
             }
         }

@@ -1,4 +1,4 @@
-//! Products of small matrices on one thread, without packing: what attention is made of.
+//! Products and transposes of small matrices on one thread: what attention is made of.
 
 use super::Float;
 #[cfg(target_arch = "x86_64")]
@@ -73,6 +73,57 @@ pub fn product_f32(a: Left<'_, f32>, b: &[f32], product: &Product, c: &mut [f32]
     dispatch(RowByRow { a, b, product, c });
 }
 
+/// The sizes of a transposition: `[rows, cols]` with `stride` numbers from row to row, to
+/// `[cols, padded]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Transposed {
+    /// Rows of the source.
+    pub rows: usize,
+    /// Columns of the source, rows of the result.
+    pub cols: usize,
+    /// From one row of the source to the next.
+    pub stride: usize,
+    /// The length of the result's rows: at least `rows`, a multiple of 16.
+    pub padded: usize,
+}
+
+impl Transposed {
+    /// Checks that every element lies inside of its slice.
+    fn check<T>(&self, from: &[T], to: &[T]) {
+        let Self { rows, cols, stride, padded } = *self;
+        assert!(padded >= rows && padded.is_multiple_of(16), "rows are padded to 16");
+        assert!(
+            rows == 0 || cols == 0 || from.len() >= (rows - 1) * stride + cols,
+            "the source is too short"
+        );
+        assert!(to.len() >= cols * padded, "the result is too short");
+    }
+}
+
+/// `to[c, j] = from[j, c]`, and 0 for `j` from `rows` on, whatever the machine.
+pub fn transpose<T: Float>(from: &[T], sizes: &Transposed, to: &mut [T]) {
+    sizes.check(from, to);
+    for (c, to) in to.chunks_exact_mut(sizes.padded.max(1)).take(sizes.cols).enumerate() {
+        let (lines, rest) = to.split_at_mut(sizes.rows);
+        for (j, to) in lines.iter_mut().enumerate() {
+            *to = from[j * sizes.stride + c];
+        }
+        rest.fill(T::ZERO);
+    }
+}
+
+/// `to[c, j] = from[j, c]` in f32, by AVX-512 where the machine has it.
+pub fn transpose_f32(from: &[f32], sizes: &Transposed, to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 {
+        sizes.check(from, to);
+        // SAFETY: the level was found, and the check above holds.
+        unsafe { block_avx512::transpose(from, sizes, to) };
+        return;
+    }
+    transpose(from, sizes, to);
+}
+
 struct RowByRow<'a, T> {
     a: Left<'a, T>,
     b: &'a [T],
@@ -144,6 +195,25 @@ mod tests {
             for inner in [0, 1, 3, 17] {
                 for cols in [0, 1, 15, 16, 17, 31, 48, 64, 65, 80, 130] {
                     check(rows, inner, cols, (rows + cols) % 2 == 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposes_of_every_edge_size_hold_the_same_numbers_and_zeros() {
+        for rows in [1, 3, 15, 16, 17, 33] {
+            for cols in [1, 5, 16, 24, 64] {
+                let stride = cols + 2;
+                let sizes = Transposed { rows, cols, stride, padded: 48 };
+                let from: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
+                let (mut to, mut plain) = (vec![-1.0; cols * 48], vec![-1.0; cols * 48]);
+                transpose_f32(&from, &sizes, &mut to);
+                transpose(&from, &sizes, &mut plain);
+                assert_eq!(to, plain);
+                for (i, to) in to.iter().enumerate() {
+                    let (c, j) = (i / 48, i % 48);
+                    assert_eq!(*to, if j < rows { from[j * stride + c] } else { 0.0 });
                 }
             }
         }

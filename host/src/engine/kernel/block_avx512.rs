@@ -1,11 +1,14 @@
-//! Products of small f32 matrices by AVX-512: tiles of 6 rows by 64 columns held in 24 registers.
+//! Products of small f32 matrices by AVX-512, tiles of 6 rows by 64 columns held in 24 registers, and
+//! transposition, tiles of 16 by 16.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, __mmask16, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
-use super::block::{Left, Product};
+use super::block::{Left, Product, Transposed};
 
 /// Numbers in a register.
 const WIDTH: usize = 16;
@@ -142,3 +145,61 @@ unsafe fn store(to: *mut f32, mask: __mmask16, sum: __m512, add: bool) {
     // SAFETY: the caller's promise.
     unsafe { _mm512_mask_storeu_ps(to, mask, sum) };
 }
+
+/// `to[c, j] = from[j, c]`; columns of `to` past the rows of `from` become 0.
+///
+/// # Safety
+/// The machine has AVX-512 F, and `sizes.check` accepted the slices.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose(from: &[f32], sizes: &Transposed, to: &mut [f32]) {
+    let Transposed { rows, cols, stride, padded } = *sizes;
+    for (row, col) in (0..padded)
+        .step_by(WIDTH)
+        .flat_map(|row| (0..cols).step_by(WIDTH).map(move |col| (row, col)))
+    {
+        let mask = u16::MAX >> (WIDTH - (cols - col).min(WIDTH));
+        let mut lines = [_mm512_setzero_ps(); WIDTH];
+        for (j, line) in lines.iter_mut().enumerate().take(rows.saturating_sub(row)) {
+            let at = from.as_ptr().wrapping_add((row + j) * stride + col);
+            // SAFETY: row `row + j` exists, and the mask ends at its last column.
+            *line = unsafe { _mm512_maskz_loadu_ps(mask, at) };
+        }
+        for (c, line) in transpose_tile(lines).into_iter().enumerate().take(cols - col) {
+            let at = to.as_mut_ptr().wrapping_add((col + c) * padded + row);
+            // SAFETY: `padded` is a multiple of 16, so the 16 columns from `row` on exist.
+            unsafe { _mm512_mask_storeu_ps(at, u16::MAX, line) };
+        }
+    }
+}
+
+/// The transpose of 16 x 16 numbers: pairs of rows, then fours, then the four quarters of registers.
+#[target_feature(enable = "avx512f")]
+fn transpose_tile(rows: [__m512; WIDTH]) -> [__m512; WIDTH] {
+    let mut fours = [_mm512_setzero_ps(); WIDTH];
+    for i in (0..WIDTH).step_by(4) {
+        let low =
+            [0, 2].map(|j| _mm512_castps_pd(_mm512_unpacklo_ps(rows[i + j], rows[i + j + 1])));
+        let high =
+            [0, 2].map(|j| _mm512_castps_pd(_mm512_unpackhi_ps(rows[i + j], rows[i + j + 1])));
+        fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1]));
+        fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1]));
+        fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1]));
+        fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1]));
+    }
+    // Quarter q of fours[4 i + j] now holds rows 4 i to 4 i + 3 of column 4 q + j.
+    let mut columns = [_mm512_setzero_ps(); WIDTH];
+    for j in 0..4 {
+        let even = [0, 8].map(|i| _mm512_shuffle_f32x4::<EVEN>(fours[i + j], fours[i + 4 + j]));
+        let odd = [0, 8].map(|i| _mm512_shuffle_f32x4::<ODD>(fours[i + j], fours[i + 4 + j]));
+        columns[j] = _mm512_shuffle_f32x4::<EVEN>(even[0], even[1]);
+        columns[4 + j] = _mm512_shuffle_f32x4::<EVEN>(odd[0], odd[1]);
+        columns[8 + j] = _mm512_shuffle_f32x4::<ODD>(even[0], even[1]);
+        columns[12 + j] = _mm512_shuffle_f32x4::<ODD>(odd[0], odd[1]);
+    }
+    columns
+}
+
+/// Picks quarters 0 and 2 of both operands.
+const EVEN: i32 = 0b10_00_10_00;
+/// Picks quarters 1 and 3 of both operands.
+const ODD: i32 = 0b11_01_11_01;

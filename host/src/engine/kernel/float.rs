@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use super::block::{self, Left, Product};
+use super::block::{self, Left, Product, Transposed};
 use super::erf;
 
 mod sealed {
@@ -83,6 +83,9 @@ pub trait Float:
 
     /// `c = a b` or `c += a b`, for small operands and one thread; see [`block::product`].
     fn block_product(a: Left<'_, Self>, b: &[Self], product: &Product, c: &mut [Self]);
+
+    /// `to[c, j] = from[j, c]`; see [`block::transpose`].
+    fn block_transpose(from: &[Self], sizes: &Transposed, to: &mut [Self]);
 
     /// The number of this size, as `from_f64`.
     #[must_use]
@@ -182,6 +185,11 @@ impl Float for f32 {
     fn block_product(a: Left<'_, Self>, b: &[Self], product: &Product, c: &mut [Self]) {
         block::product_f32(a, b, product, c);
     }
+
+    #[inline]
+    fn block_transpose(from: &[Self], sizes: &Transposed, to: &mut [Self]) {
+        block::transpose_f32(from, sizes, to);
+    }
 }
 
 const MAGIC: f32 = 12_582_912.0;
@@ -252,6 +260,11 @@ impl Float for f64 {
     #[inline]
     fn block_product(a: Left<'_, Self>, b: &[Self], product: &Product, c: &mut [Self]) {
         block::product(a, b, product, c);
+    }
+
+    #[inline]
+    fn block_transpose(from: &[Self], sizes: &Transposed, to: &mut [Self]) {
+        block::transpose(from, sizes, to);
     }
 }
 

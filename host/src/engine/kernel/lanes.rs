@@ -5,10 +5,10 @@ use super::Float;
 /// Independent sums per slice: two AVX-512 registers of f32.
 pub(super) const LANES: usize = 32;
 
-/// Adds up the lanes pairwise.
+/// Adds up the lanes pairwise; their number is a power of 2.
 #[inline(always)]
-fn total<T: Float>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
+pub(super) fn total<T: Float, const N: usize>(mut lanes: [T; N]) -> T {
+    let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
             lanes[i] += lanes[i + width];
