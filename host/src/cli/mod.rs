@@ -1,6 +1,7 @@
 //! The command tree, and the only place that prints.
 
 mod alloc;
+mod data;
 mod doctor;
 pub mod interrupt;
 pub mod progress;
@@ -28,12 +29,14 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Data(data::Data),
     Doctor(doctor::Doctor),
 }
 
 impl Command {
     fn run(&self) -> Result<()> {
         match self {
+            Self::Data(data) => data.run(),
             Self::Doctor(doctor) => doctor.run(),
         }
     }
