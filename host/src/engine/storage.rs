@@ -26,14 +26,26 @@ macro_rules! for_float {
 
 /// Calls `body` with the elements of `tensor` in row-major order; copies only what isn't contiguous.
 pub fn read<T: WithDType, R>(tensor: &Tensor, body: impl FnOnce(&[T]) -> R) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (guard, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(cpu) = &*guard else {
-        return Err(Error::failed("expected a tensor on the CPU"));
-    };
-    let slice = T::cpu_storage_as_slice(cpu)?;
-    let start = layout.start_offset();
-    Ok(body(&slice[start..start + layout.shape().elem_count()]))
+    read_all([tensor], |[elements]| body(elements))
+}
+
+/// Calls `body` with the elements of several tensors of one type; copies only what isn't contiguous.
+pub fn read_all<T: WithDType, R, const N: usize>(
+    tensors: [&Tensor; N],
+    body: impl FnOnce([&[T]; N]) -> R,
+) -> Result<R> {
+    let tensors: Vec<Tensor> =
+        tensors.into_iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (slice, (guard, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(cpu) = &**guard else {
+            return Err(Error::failed("expected a tensor on the CPU"));
+        };
+        let start = layout.start_offset();
+        *slice = &T::cpu_storage_as_slice(cpu)?[start..start + layout.shape().elem_count()];
+    }
+    Ok(body(slices))
 }
 
 /// A tensor of `shape` from its elements in row-major order, without a copy.

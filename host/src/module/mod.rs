@@ -5,10 +5,22 @@
 //! parameters in the run's [`State`](crate::state::State), so that a teacher is the same module
 //! built a second time under another prefix.
 
+//declare
+//identity
+//linear
+//mlp
+//position
+//registry
+//transformer
+//vit
+
+//mod testing;
+
 use crate::Result;
 use crate::engine::{Tape, Var};
 use crate::random::Stream;
 use crate::state::{ParamId, StepVars};
+use crate::Error;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -58,4 +70,38 @@ pub trait Module: std::fmt::Debug {
 
     /// Its parameters, in order of declaration.
     fn parameters(&self) -> &[ParamId];
+}
+
+/// The input called `name` of a module of kind `kind`.
+///
+/// # Errors
+/// When it was not given.
+pub fn input<'a>(kind: &str, inputs: &'a [Input], name: &str) -> Result<&'a Var> {
+    optional_input(inputs, name).ok_or_else(|| {
+        let given: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+        Error::failed(format!("`{kind}` needs the input `{name}`, got `{}`", given.join("`, `")))
+    })
+}
+
+/// The input called `name`, if given.
+pub fn optional_input<'a>(inputs: &'a [Input], name: &str) -> Option<&'a Var> {
+    inputs.iter().find(|input| input.name == name).map(|input| &input.value)
+}
+
+/// The asked `outputs` of a module of kind `kind`, in order, each from `offer`.
+///
+/// # Errors
+/// When `offer` has no such output.
+pub fn select(
+    kind: &str,
+    outputs: &[&str],
+    mut offer: impl FnMut(&str) -> Result<Option<Var>>,
+) -> Result<Vec<Var>> {
+    outputs
+        .iter()
+        .map(|name| {
+            offer(name)?
+                .ok_or_else(|| Error::failed(format!("`{kind}` has no output `{name}`")))
+        })
+        .collect()
 }

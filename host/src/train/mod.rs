@@ -1,9 +1,13 @@
 //! Training: the loop and what it turns on every step.
 
+pub mod evaluate;
 pub mod event;
+mod finish;
 pub mod optimizer;
+pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod teacher;
+pub mod views;
 
 pub use event::{Event, Observer, StepReport};

@@ -9,22 +9,12 @@ use candle_core::Tensor;
 use super::optimizer::{Clip, Optimizer, Rates, clip};
 use super::schedule::{Progress, Schedule};
 use super::teacher::Average;
-use crate::engine::{Precision, Tape, Var, storage};
+use crate::engine::{Precision, Tape, storage};
 use crate::module::Forward;
 use crate::random::Stream;
+use crate::plugin::Told;
 use crate::state::{BufferId, ParamId, State, StepVars};
 use crate::{Error, Result};
-
-/// What a method made of one batch.
-#[derive(Debug)]
-pub struct Told {
-    /// The loss, one number.
-    pub loss: Var,
-    /// Named figures, one number each; read only when they are written down.
-    pub metrics: Vec<(String, Var)>,
-    /// New values of buffers; they take effect when the step is accepted.
-    pub buffers: Vec<(BufferId, Tensor)>,
-}
 
 /// A method, as the step sees it.
 pub trait Learner {
@@ -72,6 +62,8 @@ pub struct Taken {
     pub teacher_decay: Option<f64>,
     /// The method's figures, averaged over accumulated batches.
     pub metrics: Vec<(String, f64)>,
+    /// Lines that the method wrote; true marks a warning.
+    pub log: Vec<(bool, String)>,
 }
 
 /// Everything that steps change.
@@ -98,13 +90,14 @@ impl Trainer {
         progress: Progress,
         mut next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
-        let mut sums = Sums::default();
+        let (mut sums, mut log) = (Sums::default(), Vec::new());
         let mut gradients: BTreeMap<ParamId, Tensor> = BTreeMap::new();
         for part in 0..self.rules.accumulate {
             let batch = next()?;
             let draw = progress.step * self.rules.accumulate + part;
             let told = self.accumulate(learner, &batch, progress, draw, &mut gradients)?;
             sums.add(told.loss, told.metrics);
+            log.extend(told.log);
             for (id, value) in told.buffers {
                 self.state.set_buffer(id, value)?;
             }
@@ -119,7 +112,7 @@ impl Trainer {
             teacher_decay.get_or_insert(decay);
         }
         let (loss, metrics) = sums.mean(self.rules.accumulate);
-        Ok(Taken { loss, lr, weight_decay, gradient_norm, teacher_decay, metrics })
+        Ok(Taken { loss, lr, weight_decay, gradient_norm, teacher_decay, metrics, log })
     }
 
     /// Adds the gradients of one batch, divided by the number of accumulated batches.
@@ -163,7 +156,7 @@ impl Trainer {
                 }
             }
         }
-        Ok(Read { loss, metrics, buffers: told.buffers })
+        Ok(Read { loss, metrics, buffers: told.buffers, log: told.log })
     }
 }
 
@@ -178,6 +171,7 @@ struct Read {
     loss: f64,
     metrics: Vec<(String, f64)>,
     buffers: Vec<(BufferId, Tensor)>,
+    log: Vec<(bool, String)>,
 }
 
 #[derive(Default)]
@@ -206,6 +200,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Var;
     use crate::engine::ops::add::add;
     use crate::state::{Frozen, Group, Init};
     use crate::train::optimizer::Rule;
@@ -220,7 +215,7 @@ mod tests {
         fn learn(&mut self, f: &Forward<'_>, batch: &f32, _: Progress) -> Result<Told> {
             let constant = Var::constant(Tensor::new(&[*batch], &Device::Cpu)?);
             let loss = add(f.tape, &f.param(self.0), &constant)?;
-            Ok(Told { metrics: vec![("batch".into(), constant)], loss, buffers: Vec::new() })
+            Ok(Told { metrics: vec![("batch".into(), constant)], loss, buffers: Vec::new(), log: Vec::new() })
         }
     }
 

@@ -14,6 +14,7 @@ pub mod block;
 pub mod dispatch;
 pub mod elementwise;
 pub mod float;
+pub mod l2_normalize;
 pub mod matmul;
 pub mod norm;
 pub mod optimizer;

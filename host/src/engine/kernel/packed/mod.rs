@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::dispatch::{Level, level};
+use super::matmul::{Linear, Write};
 
 mod portable;
 #[cfg(test)]
@@ -36,6 +37,10 @@ pub enum Format {
 }
 
 impl Format {
+    const fn of(bf16: bool) -> Self {
+        if bf16 { Self::Bf16 } else { Self::F32 }
+    }
+
     /// Elements of one word.
     const fn group(self) -> usize {
         match self {
@@ -266,4 +271,60 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulat
         _ => {}
     }
     portable::block(a, first, b, c, accumulate);
+}
+
+/// `y = x w^T + b` as [`super::matmul::linear`] has it, with operands rounded to bf16 where `BF16`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn linear<const BF16: bool>(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    sizes: Linear,
+) {
+    let Linear { rows, inputs, outputs } = sizes;
+    let x = Left::from_rows(Format::of(BF16), x, rows, inputs);
+    let w = Panels::from_columns(Format::of(BF16), w, outputs, inputs);
+    matmul(&x, &w, y, false, |_, y| {
+        let Some(bias) = bias else { return };
+        for y in y.chunks_exact_mut(outputs) {
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+    });
+}
+
+/// `dx = dy w` (or `+=`), as [`super::matmul::linear_grad_input`] has it.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn linear_grad_input<const BF16: bool>(
+    dy: &[f32],
+    w: &[f32],
+    write: Write,
+    dx: &mut [f32],
+    sizes: Linear,
+) {
+    let Linear { rows, inputs, outputs } = sizes;
+    let dy = Left::from_rows(Format::of(BF16), dy, rows, outputs);
+    let w = Panels::from_rows(Format::of(BF16), w, outputs, inputs);
+    matmul(&dy, &w, dx, write == Write::Add, |_, _| {});
+}
+
+/// `dw = dy^T x` (or `+=`), as [`super::matmul::linear_grad_weight`] has it.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn linear_grad_weight<const BF16: bool>(
+    dy: &[f32],
+    x: &[f32],
+    write: Write,
+    dw: &mut [f32],
+    sizes: Linear,
+) {
+    let Linear { rows, inputs, outputs } = sizes;
+    let dy = Left::from_columns(Format::of(BF16), dy, rows, outputs);
+    let x = Panels::from_rows(Format::of(BF16), x, rows, inputs);
+    matmul(&dy, &x, dw, write == Write::Add, |_, _| {});
 }

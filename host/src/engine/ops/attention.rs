@@ -1,0 +1,72 @@
+//! `attention@1`: multi-head self-attention of packed queries, keys and values.
+
+use candle_core::WithDType;
+
+use crate::engine::kernel::Float;
+use crate::engine::kernel::attention::{self as kernel, Sizes};
+use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
+use crate::engine::storage;
+use crate::engine::tape::{Tape, Var};
+use crate::{Error, Result, for_float};
+
+/// softmax(scale q k^T) v for every head of `qkv` `[B, N, 3 D]`, laid out as (3, heads, D / heads):
+/// `[B, N, D]`. A `scale` of 0 means 1 / sqrt(D / heads). No N x N tensor is kept: the backward pass
+/// makes the probabilities again from the log sum exp of each row.
+///
+/// # Errors
+/// When the shape is another, or D is no multiple of `heads`.
+pub fn attention(tape: &Tape, qkv: &Var, heads: usize, scale: f64) -> Result<Var> {
+    let (&[batch, tokens, packed], true) = (qkv.dims(), heads > 0) else {
+        return Err(refuse(qkv, heads));
+    };
+    if packed % (3 * heads) != 0 {
+        return Err(refuse(qkv, heads));
+    }
+    let sizes = Sizes { batch, tokens, heads, head_dim: packed / (3 * heads) };
+    let scale = if scale == 0.0 { 1.0 / (sizes.head_dim as f64).sqrt() } else { scale };
+    for_float!(qkv.dtype(), T => fused::<T>(tape, qkv, sizes, scale))
+}
+
+fn refuse(qkv: &Var, heads: usize) -> Error {
+    let dims = qkv.dims();
+    Error::failed(format!("`attention` needs [B, N, 3 D] with D a multiple of {heads}, got {dims:?}"))
+}
+
+fn fused<T: Float + WithDType>(tape: &Tape, qkv: &Var, sizes: Sizes, scale: f64) -> Result<Var> {
+    let scale = <T as Float>::from_f64(scale);
+    let (value, lse) = tape.timed("attention", || -> Result<_> {
+        let mut out = vec![T::ZERO; sizes.out_len()];
+        let mut lse = vec![T::ZERO; sizes.lse_len()];
+        storage::read(qkv.value(), |qkv| {
+            kernel::attention(qkv, sizes, scale, &mut out, &mut lse);
+        })?;
+        let width = sizes.heads * sizes.head_dim;
+        Ok((storage::tensor(out, (sizes.batch, sizes.tokens, width))?, lse))
+    })?;
+    let saved = qkv.value().clone();
+    Ok(tape.record("attention", &[qkv], value, move |gradient, inputs| {
+        let mut dqkv = vec![T::ZERO; sizes.qkv_len()];
+        storage::read_all([&saved, gradient.tensor()], |[qkv, dout]| {
+            let backward = kernel::Backward { qkv, lse: &lse, dout };
+            kernel::attention_backward(backward, sizes, scale, &mut dqkv);
+        })?;
+        inputs.add(0, storage::tensor(dqkv, saved.dims())?)
+    }))
+}
+
+inventory::submit! {
+    OpDef {
+        name: "attention",
+        revision: 1,
+        formula: "attention(qkv [B, N, 3 D], heads, scale) = softmax(scale q k^T) v, [B, N, D]",
+        call: |tape, args: &Args<'_>| {
+            Ok(vec![attention(tape, args.tensor(0)?, args.size(1)?, args.float(2)?)?])
+        },
+        gradient: Gradient::Checked,
+        samples: |stream| vec![
+            Sample::new(vec![sample_tensor(stream, &[2, 5, 12]), Arg::Int(2), Arg::Float(0.0)]),
+            Sample::new(vec![sample_strided(stream, &[1, 3, 9]), Arg::Int(1), Arg::Float(0.3)]),
+            Sample::new(vec![sample_tensor(stream, &[2, 1, 6]), Arg::Int(2), Arg::Float(1.0)]),
+        ],
+    }
+}
