@@ -7,6 +7,7 @@ pub mod engine;
 pub mod error;
 pub mod metric;
 pub mod module;
+pub mod plugin;
 pub mod probe;
 pub mod random;
 pub mod run;

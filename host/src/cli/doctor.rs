@@ -5,12 +5,15 @@ use std::thread::available_parallelism;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::plugin::{Places, method_rows, tell_refused};
 use super::words::{bytes_text, colour_on_stdout, say, say_json, table};
 use crate::Result;
 
 /// Show the machine, its processor's abilities, memory, and plugins found or refused
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
+    #[command(flatten)]
+    places: Places,
     /// Write one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -20,16 +23,26 @@ impl Doctor {
     /// Looks at the machine and tells.
     pub(super) fn run(&self) -> Result<()> {
         let facts = facts();
+        let catalogue = self.places.catalogue()?;
         if self.json {
-            return say_json(
-                &facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-            );
+            let mut value: Value =
+                facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            value["places"] = json!(self.places.search().places());
+            value["plugins"] = json!(catalogue.plugins);
+            value["refused"] = json!(catalogue.refused);
+            return say_json(&value);
         }
         let mut rows = vec![vec!["what".to_owned(), "found".to_owned()]];
         rows.extend(
             facts.into_iter().map(|(name, value)| vec![name.to_owned(), plain(name, &value)]),
         );
-        say(table(&rows, colour_on_stdout()))
+        say(table(&rows, colour_on_stdout()))?;
+        let places = self.places.search();
+        let places = places.places().iter().map(|place| format!("  {}", place.display()));
+        say(format!("\nplugins are looked for in\n{}", places.collect::<Vec<_>>().join("\n")))?;
+        say(format!("\n{}", table(&method_rows(&catalogue), colour_on_stdout())))?;
+        tell_refused(&catalogue);
+        Ok(())
     }
 }
 

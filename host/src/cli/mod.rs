@@ -4,6 +4,7 @@ mod alloc;
 mod data;
 mod doctor;
 pub mod interrupt;
+mod plugin;
 pub mod progress;
 pub mod words;
 
@@ -31,6 +32,7 @@ struct Cli {
 enum Command {
     Data(data::Data),
     Doctor(doctor::Doctor),
+    Plugin(plugin::Plugin),
 }
 
 impl Command {
@@ -38,6 +40,7 @@ impl Command {
         match self {
             Self::Data(data) => data.run(),
             Self::Doctor(doctor) => doctor.run(),
+            Self::Plugin(plugin) => plugin.run(),
         }
     }
 }

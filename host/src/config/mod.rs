@@ -6,12 +6,12 @@
 //! out of range is refused with the nearest name or the range, never passed over.
 
 mod draft;
-mod option;
+pub mod option;
 mod print;
 mod recipe;
 mod resolve;
 mod schema;
-mod values;
+pub mod values;
 
 pub use draft::Draft;
 pub use option::{Kind, OptionSpec};

@@ -249,7 +249,8 @@ impl Tables {
     }
 
     fn where_listed(&self) -> String {
-        format!("`pretext plugin info {}` lists what can be set", self.method)
+        let method = &self.method;
+        format!("`pretext plugin info {method}` and `pretext train --help` list what can be set")
     }
 
     /// Every key of every section: as given, or its default.

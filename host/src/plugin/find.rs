@@ -117,8 +117,9 @@ impl Catalogue {
         if let Some(refused) = likely {
             let path = refused.path.display();
             let hint = refused.hint.clone().unwrap_or_else(|| "pretext plugin list".to_owned());
-            return Err(Error::failed(format!("`{path}` can't be used: {}", refused.reason))
-                .hint(hint));
+            return Err(
+                Error::failed(format!("`{path}` can't be used: {}", refused.reason)).hint(hint)
+            );
         }
         let names: BTreeSet<&str> = methods().map(|(_, info)| info.name.as_str()).collect();
         let hint = match did_you_mean(method, names.iter().copied()) {

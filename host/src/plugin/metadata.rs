@@ -108,8 +108,10 @@ pub fn parse(bytes: &[u8]) -> Result<PluginInfo> {
     let file = object::File::parse(bytes).map_err(damaged)?;
     check_machine(&file)?;
     let Some(section) = file.section_by_name(abi::SECTION) else {
-        return Err(Error::failed("it is a library without pretext metadata, so no pretext plugin")
-            .hint("a plugin calls `export_methods!` of `pretext-plugin-api` once"));
+        return Err(Error::failed(
+            "it is a library without pretext metadata, so no pretext plugin",
+        )
+        .hint("a plugin calls `export_methods!` of `pretext-plugin-api` once"));
     };
     let json = check_section(section.data().map_err(damaged)?)?;
     let info = decode(json.0, json.1).ok_or_else(|| {
