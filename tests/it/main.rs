@@ -10,3 +10,5 @@ mod ops;
 mod optim;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod transforms;

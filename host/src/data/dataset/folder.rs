@@ -106,7 +106,7 @@ impl Dataset for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::open;
+    use crate::data::{Loader, LoaderOptions, ViewPlan, ViewRequest, open};
 
     fn write(root: &Path, path: &str, shade: u8) {
         let path = root.join(path);
@@ -130,6 +130,23 @@ mod tests {
         let Sample::Image(image) = test.sample(0).unwrap() else { panic!("a picture") };
         assert_eq!((image.width, image.height, image.pixels), (3, 2, vec![30; 18]));
         assert!(test.describe().ends_with("1 images, 2 classes, test split"));
+    }
+
+    #[test]
+    fn a_truncated_jpeg_is_skipped_and_counted() {
+        const WHOLE: &[u8] = include_bytes!("../decode/tiny/colour.jpg");
+        let folder = tempfile::tempdir().unwrap();
+        for (name, length) in [("a.jpg", WHOLE.len()), ("b.jpg", 300), ("c.jpg", WHOLE.len())] {
+            std::fs::write(folder.path().join(name), &WHOLE[..length]).unwrap();
+        }
+        let data = open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let view = ViewRequest::new("g", "crop", 1, 1).with("size", 16.0).with("scale_min", 1.0);
+        let options = LoaderOptions { batch: 3, end: Some(1), shuffle: false, ..Default::default() };
+        let mut loader = Loader::new(data, &ViewPlan { views: vec![view] }, options).unwrap();
+        let batch = loader.next_batch().unwrap().unwrap();
+        assert!(batch.broken.len() == 1 && batch.broken[0].name.ends_with("b.jpg"));
+        assert_eq!(batch.broken[0].reason, "the JPEG is truncated");
+        assert_eq!((batch.len(), loader.report().broken), (3, 1));
     }
 
     #[test]

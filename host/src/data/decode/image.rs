@@ -31,7 +31,11 @@ pub fn decode(bytes: &[u8], image: &mut Image) -> Result<()> {
         return png(bytes, image);
     }
     if bytes.starts_with(&[0xFF, 0xD8]) {
-        return jpeg(bytes, image);
+        return if is_whole(bytes) {
+            jpeg(bytes, image)
+        } else {
+            Err(Error::failed("the JPEG is truncated"))
+        };
     }
     Err(Error::failed(if bytes.is_empty() {
         "the file is empty"
@@ -40,12 +44,21 @@ pub fn decode(bytes: &[u8], image: &mut Image) -> Result<()> {
     }))
 }
 
+/// Whether a JPEG reaches its end marker. A decoder alone doesn't notice when the last few bytes are gone.
+fn is_whole(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: [u8; 2] = [0xFF, 0xDA];
+    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
+    // Compressed data never look like a marker, so the last of the two markers decides.
+    let last = bytes.windows(2).rev().find(|two| *two == START_OF_SCAN || *two == END_OF_IMAGE);
+    last.is_some_and(|marker| marker == END_OF_IMAGE)
+}
+
 fn jpeg(bytes: &[u8], image: &mut Image) -> Result<()> {
-    // Strict mode turns "ran out of data" into an error; otherwise the rest of the picture is grey.
+    // Strict mode turns broken data into an error; otherwise the rest of the picture is grey.
     let options =
         DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    let broken = |e| Error::failed("the JPEG is truncated or broken").because(e);
+    let broken = |e| Error::failed("the JPEG is broken").because(e);
     decoder.decode_headers().map_err(broken)?;
     let (width, height) =
         decoder.dimensions().ok_or_else(|| Error::failed("the JPEG has no size"))?;
@@ -85,6 +98,39 @@ mod tests {
         assert_eq!((image.width, image.height), (2, 1));
         assert_eq!(image.pixels, [255, 0, 0, 0, 0, 255]);
         assert!(decode(&bytes[..bytes.len() - 20], &mut image).is_err());
+    }
+
+    const COLOUR: &[u8] = include_bytes!("tiny/colour.jpg");
+    const PROGRESSIVE: &[u8] = include_bytes!("tiny/progressive.jpg");
+    const GREY: &[u8] = include_bytes!("tiny/grey.jpg");
+
+    /// The tiny JPEGs show red growing to the right and green growing downwards, 16 a pixel.
+    #[test]
+    fn a_jpeg_gives_its_pixels_whatever_its_kind() {
+        let mut image = Image::default();
+        for bytes in [COLOUR, PROGRESSIVE] {
+            decode(bytes, &mut image).unwrap();
+            assert_eq!((image.width, image.height, image.pixels.len()), (16, 16, 768));
+            let pixel = |x: usize, y: usize| &image.pixels[(y * 16 + x) * 3..][..2];
+            for (x, y) in [(3, 3), (12, 4), (5, 11)] {
+                let near = |got: u8, want: usize| usize::from(got).abs_diff(want) < 16;
+                assert!(near(pixel(x, y)[0], 16 * x) && near(pixel(x, y)[1], 16 * y));
+            }
+        }
+        decode(GREY, &mut image).unwrap();
+        assert!(image.pixels.as_chunks::<3>().0.iter().all(|[r, g, b]| r == g && g == b));
+    }
+
+    #[test]
+    fn a_jpeg_cut_anywhere_is_an_error() {
+        let mut image = Image::default();
+        for bytes in [COLOUR, PROGRESSIVE, GREY] {
+            for length in 0..bytes.len() {
+                assert!(decode(&bytes[..length], &mut image).is_err(), "cut to {length}");
+            }
+            let trailing = [bytes, b"more"].concat();
+            assert!(decode(&trailing, &mut image).is_ok());
+        }
     }
 
     #[test]
