@@ -22,8 +22,7 @@ pub(super) fn total<T: Float, const N: usize>(mut lanes: [T; N]) -> T {
 #[inline(always)]
 pub(super) fn sum_of<T: Float>(x: &[T], term: impl Fn(T) -> T) -> T {
     let mut lanes = [T::ZERO; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
             *lane += term(*value);
@@ -39,14 +38,14 @@ pub(super) fn sum_of<T: Float>(x: &[T], term: impl Fn(T) -> T) -> T {
 #[inline(always)]
 pub(super) fn sum_of_two<T: Float>(x: &[T], y: &[T], term: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::ZERO; LANES];
-    let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let rest = xs.remainder().iter().zip(ys.remainder());
-    for (x, y) in xs.zip(ys) {
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (ys, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in xs.iter().zip(ys) {
         for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
             *lane += term(*x, *y);
         }
     }
-    for (lane, (x, y)) in lanes.iter_mut().zip(rest) {
+    for (lane, (x, y)) in lanes.iter_mut().zip(x_rest.iter().zip(y_rest)) {
         *lane += term(*x, *y);
     }
     total(lanes)
@@ -62,8 +61,7 @@ pub(super) fn sum<T: Float>(x: &[T]) -> T {
 #[inline(always)]
 pub(super) fn max<T: Float>(x: &[T]) -> T {
     let mut lanes = [T::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
             *lane = value.larger(*lane);
