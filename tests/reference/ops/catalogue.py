@@ -369,13 +369,20 @@ def attention(draw):
 
 @op("resize_bicubic")
 def resize_bicubic(draw):
-    """With an offset: the scale factors of DINO's released interpolation of position embeddings."""
+    """With an offset: the scale factors of DINO's released interpolation of position embeddings.
+
+    There PyTorch is asked for each input pixel's weights, and the product with x is differentiated: its own backward
+    (2.15) copies the gradient where input and output have the same size, although its forward then doesn't copy.
+    """
 
     def reference(x, height, width, offset):
         if offset == 0.0:
             return F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
-        factors = ((height + offset) / x.shape[2], (width + offset) / x.shape[3])
-        return F.interpolate(x, scale_factor=factors, mode="bicubic", align_corners=False)
+        rows, columns = x.shape[2:]
+        factors = ((height + offset) / rows, (width + offset) / columns)
+        pixels = torch.eye(rows * columns, dtype=x.dtype).reshape(-1, 1, rows, columns)
+        weights = F.interpolate(pixels, scale_factor=factors, mode="bicubic", align_corners=False)
+        return torch.einsum("bcp,pyx->bcyx", x.flatten(2), weights[:, 0])
 
     for shape, height, width, offset in [
         ((1, 2, 4, 4), 2, 2, 0.0),
