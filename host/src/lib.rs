@@ -10,6 +10,7 @@ pub mod module;
 pub mod plugin;
 pub mod probe;
 pub mod random;
+pub mod report;
 pub mod run;
 pub mod state;
 pub mod train;
