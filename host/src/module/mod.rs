@@ -5,24 +5,24 @@
 //! parameters in the run's [`State`](crate::state::State), so that a teacher is the same module
 //! built a second time under another prefix.
 
-//declare
-//identity
-//linear
-//mlp
-//position
-//registry
-//transformer
-//vit
+pub mod declare;
+mod identity;
+pub mod linear;
+mod mlp;
+pub mod position;
+pub mod registry;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod transformer;
+mod vit;
 
-//mod testing;
+use std::cell::RefCell;
+use std::rc::Rc;
 
-use crate::Result;
 use crate::engine::{Tape, Var};
 use crate::random::Stream;
 use crate::state::{ParamId, StepVars};
-use crate::Error;
-use std::cell::RefCell;
-use std::rc::Rc;
+use crate::{Error, Result};
 
 /// Everything that a forward pass needs besides its inputs.
 #[derive(Debug)]

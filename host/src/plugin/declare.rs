@@ -16,7 +16,7 @@ use crate::train::teacher::Average;
 use crate::{Error, Result};
 
 /// The kinds that can be declared.
-pub const KINDS: [&str; 7] = [
+pub(super) const KINDS: [&str; 7] = [
     "view@1",
     "module@1",
     "parameter@1",

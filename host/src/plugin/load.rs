@@ -37,8 +37,10 @@ pub fn open(path: &Path, method: &str) -> Result<MethodTableRef> {
     (0..(module.count())())
         .map(|index| (module.method())(index))
         .find(|table| {
+            let name = (table.name())();
             // SAFETY: a plugin's name is valid for the life of the process.
-            unsafe { (table.name())().as_str() } == Some(method)
+            let name = unsafe { name.as_str() };
+            name == Some(method)
         })
         .ok_or_else(|| named(&format!("does not hold the method `{method}`")).hint(rebuild))
 }

@@ -1,5 +1,14 @@
-//! TEMP
+//! Everything that knows about shared libraries: where plugins lie, what they say of themselves, how
+//! they are opened, and the host's side of the contract.
+
+mod declare;
 pub mod find;
+pub mod handle;
+pub mod load;
 pub mod metadata;
+pub mod session;
+mod slots;
+
 pub use find::{Catalogue, Found, Refused, SearchPath};
 pub use metadata::{MethodInfo, PluginInfo};
+pub use session::{AskedView, Building, Session, Setting, Told, ViewSource};

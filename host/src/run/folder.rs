@@ -119,10 +119,18 @@ impl Run {
 
     /// Writes `report.html` and returns its path.
     pub fn write_report(&self, html: &str) -> Result<PathBuf> {
-        let path = self.path.join("report.html");
-        replace(&path, html.as_bytes())?;
-        Ok(path)
+        write_report(&self.path, html)
     }
+}
+
+/// Writes the `report.html` of the run folder `path` and returns its path.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn write_report(path: &Path, html: &str) -> Result<PathBuf> {
+    let path = path.join("report.html");
+    replace(&path, html.as_bytes())?;
+    Ok(path)
 }
 
 #[cfg(test)]

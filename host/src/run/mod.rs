@@ -25,7 +25,7 @@ mod name;
 pub use checkpoint::{Checkpoint, Found, Keep, NamedTensors, find_newest, list};
 pub use clock::utc;
 pub use disk::sha256_of;
-pub use folder::Run;
+pub use folder::{Run, write_report};
 pub use log::{Record, read};
 pub use machine::Machine;
 pub use manifest::{Manifest, PluginRecord, Resumption};

@@ -13,8 +13,9 @@ use crate::metric::{Features, rank::rank, spread::spread};
 use crate::module::{Forward, Input, Module};
 use crate::probe::knn::{Knn, Labelled};
 use crate::random::Stream;
+use crate::report::Picture;
 use crate::state::{State, StepVars};
-use crate::Result;
+use crate::{Error, Result};
 
 /// ImageNet's channel means and deviations, by which every view is normalised.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -99,6 +100,15 @@ impl Inputs {
         self.indices.is_empty()
     }
 
+    /// Sample `index` as the probe sees it.
+    ///
+    /// # Panics
+    /// When the inputs are vectors, or fewer.
+    pub fn picture(&self, index: usize) -> Picture {
+        let side = self.shape[1];
+        Picture { width: side, height: side, rgb: self.pictures[index].clone() }
+    }
+
     /// Elements of one sample.
     fn width(&self) -> usize {
         self.shape.iter().product()
@@ -147,7 +157,7 @@ impl Inputs {
 pub struct Evaluation {
     /// Samples whose labels vote.
     pub bank: Inputs,
-    /// Samples that are asked about; none where the data has no labels.
+    /// Samples that are asked about; none where the data has no test part.
     pub queries: Inputs,
     knn: Knn,
     precision: Precision,
@@ -158,7 +168,7 @@ pub struct Evaluation {
 pub struct Figures {
     /// Share of queries whose class the neighbours named; none without labels.
     pub knn: Option<f64>,
-    /// RankMe of the bank's features.
+    /// `RankMe` of the bank's features.
     pub rank: f64,
     /// Mean spread of the bank's normalised features.
     pub spread: f64,
@@ -174,11 +184,27 @@ impl Figures {
     }
 }
 
+/// What a backbone makes of the data, and what that is worth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Features of the bank, `[N, D]`.
+    pub bank: Vec<f32>,
+    /// Features of the queries, `[Q, D]`.
+    pub queries: Vec<f32>,
+    /// D.
+    pub dim: usize,
+    /// What they are worth.
+    pub figures: Figures,
+}
+
+/// Rows that go into rank and spread: the spectrum of a few thousand says as much as that of all.
+const SPECTRUM_ROWS: usize = 2048;
+
 impl Evaluation {
-    /// The bank from the training data, the queries from `test`.
+    /// The bank from the training data, the queries from `test`, images resized to `side`.
     ///
     /// # Errors
-    /// When the data can't be resized.
+    /// When the data can't be resized, or nothing of it can be read.
     pub fn new(
         train: &Arc<dyn Dataset>,
         test: Option<&Arc<dyn Dataset>>,
@@ -187,6 +213,10 @@ impl Evaluation {
     ) -> Result<Self> {
         let probe = &recipe.probe;
         let bank = Inputs::read(train, probe.bank, side, recipe.seed)?;
+        if bank.is_empty() {
+            return Err(Error::failed("no sample of the training data can be read")
+                .hint("`pretext data info PATH` says what is broken"));
+        }
         let queries = match test {
             Some(test) => Inputs::read(test, probe.queries, side, recipe.seed)?,
             None => Inputs::read(train, 0, side, recipe.seed)?,
@@ -198,6 +228,13 @@ impl Evaluation {
     /// Whether there are labels to ask about.
     pub fn labelled(&self) -> bool {
         !self.bank.labels.is_empty() && !self.queries.labels.is_empty()
+    }
+
+    /// What naming the most frequent class for every query would reach.
+    pub fn chance(&self) -> Option<f64> {
+        let labels = &self.queries.labels;
+        let most = labels.iter().map(|label| labels.iter().filter(|l| *l == label).count()).max()?;
+        Some(most as f64 / labels.len() as f64)
     }
 
     /// kNN accuracy on the inputs themselves.
@@ -217,19 +254,18 @@ impl Evaluation {
     ///
     /// # Errors
     /// When its features are not finite.
-    pub fn ask(&self, backbone: &Rc<dyn Module>, state: &State) -> Result<Figures> {
+    pub fn ask(&self, backbone: &Rc<dyn Module>, state: &State) -> Result<Answer> {
         let (bank, dim) = self.bank.features(backbone, state, self.precision)?;
-        let features = Features::new(&bank, dim.max(1))?;
+        let (queries, _) = self.queries.features(backbone, state, self.precision)?;
+        let features = Features::new(&bank, dim)?;
         let knn = if self.labelled() {
-            let (queries, _) = self.queries.features(backbone, state, self.precision)?;
             let queries = Labelled::new(Features::new(&queries, dim)?, &self.queries.labels)?;
             Some(self.knn.accuracy(Labelled::new(features, &self.bank.labels)?, queries)?)
         } else {
             None
         };
-        // The spectrum costs D^3: a few thousand rows say as much as all.
-        let rows = features.rows().min(2048);
-        let some = Features::new(&bank[..rows * dim], dim.max(1))?;
-        Ok(Figures { knn, rank: rank(some)?, spread: spread(some)? })
+        let some = Features::new(&bank[..features.rows().min(SPECTRUM_ROWS) * dim], dim)?;
+        let figures = Figures { knn, rank: rank(some)?, spread: spread(some)? };
+        Ok(Answer { bank, queries, dim, figures })
     }
 }

@@ -2,17 +2,13 @@
 
 use super::evaluate::{Evaluation, Figures};
 use super::event::{Event, Observer};
-use super::run::{Outcome, Prepared, ask, write_probe};
+use super::page::{Look, page};
+use super::prepare::Prepared;
+use super::probing::{Baselines, ask, write_figures};
+use super::run::Outcome;
 use crate::Result;
 use crate::config::Recipe;
 use crate::run::Run;
-
-/// Figures to compare with: the untrained backbone and the inputs themselves.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Baselines {
-    pub(super) untrained: Figures,
-    pub(super) raw: Option<f64>,
-}
 
 /// What this process did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,44 +35,28 @@ pub(super) fn finish(
     folder: &mut Run,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    let Ending { recipe, prepared, evaluation, baselines, .. } = ending;
     observer.event(Event::Phase("asking the trained backbone".to_owned()));
-    let learned = ask(ending.evaluation, ending.prepared)?;
-    let named = learned.named();
-    write_probe(folder, ending.prepared.total_steps, &named)?;
-    observer.event(Event::Probe { step: ending.prepared.total_steps, figures: named });
+    let answer = ask(evaluation, prepared)?;
+    let mut figures = answer.figures.named();
+    write_figures(folder, prepared.total_steps, &figures)?;
+    observer.event(Event::Probe { step: prepared.total_steps, figures: figures.clone() });
     observer.event(Event::Phase("writing the report".to_owned()));
-    let page = super::page::page(ending, folder.path(), &learned)?;
-    let report = folder.write_report(&page)?;
-    let mut figures = learned.named();
+    let look = Look { recipe, prepared, evaluation, baselines, answer: &answer };
+    let report = folder.write_report(&page(&look, folder.path())?)?;
     let baseline = |name: &str, value: Option<f64>| value.map(|value| (name.to_owned(), value));
-    figures.extend(baseline("knn_untrained", ending.baselines.untrained.knn));
-    figures.extend(baseline("knn_raw", ending.baselines.raw));
+    figures.extend(baseline("knn_untrained", baselines.untrained.knn));
+    figures.extend(baseline("knn_raw", baselines.raw));
     observer.event(Event::Finished {
-        summary: summary(ending, &learned),
+        summary: summary(ending, &answer.figures),
         report: report.display().to_string(),
     });
     Ok(Outcome { run: folder.path().to_owned(), figures })
 }
 
 fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {
-    let mut lines = Vec::new();
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    if let Some(knn) = learned.knn {
-        let probe = &ending.recipe.probe;
-        let others = [
-            ending.baselines.untrained.knn.map(|knn| format!("untrained {}", percent(knn))),
-            ending.baselines.raw.map(|knn| format!("raw input {}", percent(knn))),
-        ];
-        let others: Vec<String> = others.into_iter().flatten().collect();
-        lines.push(format!(
-            "kNN accuracy  {} ({}); k = {}, {} neighbours' bank, {} queries",
-            percent(knn),
-            others.join(", "),
-            probe.k,
-            ending.evaluation.bank.len(),
-            ending.evaluation.queries.len()
-        ));
-    }
+    let mut lines: Vec<String> =
+        knn_line(ending.recipe, ending.evaluation, &ending.baselines, learned).into_iter().collect();
     let untrained = &ending.baselines.untrained;
     lines.push(format!(
         "features      rank {:.1} (untrained {:.1}), spread {:.2} (untrained {:.2})",
@@ -88,4 +68,25 @@ fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {
         samples as f64 / seconds.max(1e-9)
     ));
     lines
+}
+
+/// The kNN accuracy beside its baselines, in one line; none without labels.
+pub fn knn_line(
+    recipe: &Recipe,
+    evaluation: &Evaluation,
+    baselines: &Baselines,
+    learned: &Figures,
+) -> Option<String> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let others = [("untrained", baselines.untrained.knn), ("raw input", baselines.raw)];
+    let others: Vec<String> =
+        others.into_iter().filter_map(|(name, v)| Some(format!("{name} {}", percent(v?)))).collect();
+    Some(format!(
+        "kNN accuracy  {} ({}); k = {}, a bank of {}, {} queries",
+        percent(learned.knn?),
+        others.join(", "),
+        recipe.probe.k,
+        evaluation.bank.len(),
+        evaluation.queries.len()
+    ))
 }

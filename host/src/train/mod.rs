@@ -1,9 +1,14 @@
 //! Training: the loop and what it turns on every step.
 
+pub mod again;
 pub mod evaluate;
 pub mod event;
 mod finish;
 pub mod optimizer;
+mod pace;
+mod page;
+pub mod prepare;
+pub mod probing;
 pub mod run;
 pub mod schedule;
 pub mod step;
@@ -11,3 +16,4 @@ pub mod teacher;
 pub mod views;
 
 pub use event::{Event, Observer, StepReport};
+pub use finish::knn_line;

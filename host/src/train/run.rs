@@ -1,32 +1,24 @@
 //! A run from its recipe to its report: opens what it needs, then turns the loop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::evaluate::{Evaluation, Figures};
-use super::finish::{Baselines, Ending, Work, finish};
 use super::event::{Event, Observer, StepReport};
-use super::optimizer::{Clip, Optimizer, Rule};
-use super::schedule::{Progress, Schedule};
-use super::step::{Learner, Rules, Taken, Trainer};
-use super::views::{BatchViews, largest_crop, plan};
+use super::finish::{Ending, Work, finish};
+use super::pace::Pace;
+use super::prepare::{Prepared, checkpoint, describe, prepare, restore};
+use super::evaluate::Evaluation;
+use super::probing::{Baselines, ask, evaluation, write_figures};
+use super::schedule::Progress;
+use super::step::Taken;
+use super::views::BatchViews;
 use crate::config::Recipe;
-use crate::config::recipe::{ClipMode, OptimizerKind, Train};
-use crate::data::dataset::{Content, Dataset, OpenOptions, Split, open};
 use crate::data::loader::{Loader, LoaderOptions};
-use crate::data::view::ViewPlan;
-use crate::module::Forward;
-use crate::plugin::{Building, Found, Session, Told, load};
-use crate::run::{Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Run};
-use crate::state::{Frozen, ParamId, State};
+use crate::plugin::Found;
+use crate::run::{Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Resumption, Run};
 use crate::{Error, Result};
 
-/// Images that stay decoded in memory, at most.
-const CACHE_BYTES: usize = 1 << 30;
-/// Steps over which speed and waiting are averaged.
-const WINDOW: u64 = 20;
 
 /// What to run.
 #[derive(Debug)]
@@ -46,141 +38,6 @@ pub struct Outcome {
     pub run: PathBuf,
     /// Named figures of the last probe, and of its baselines.
     pub figures: Vec<(String, f64)>,
-}
-
-/// A method ready to learn: its session, what it learns, and the data that it sees.
-#[derive(Debug)]
-pub struct Prepared {
-    /// The method in use.
-    pub session: Session,
-    /// Its parameters, optimiser and teachers.
-    pub trainer: Trainer,
-    /// What it is trained on.
-    pub data: Arc<dyn Dataset>,
-    /// What probes ask about, where the data has such a part.
-    pub test: Option<Arc<dyn Dataset>>,
-    /// The views that it asked for.
-    pub plan: ViewPlan,
-    /// Side of the images that probes show, in pixels; 0 for vectors.
-    pub side: usize,
-    /// Steps of one epoch.
-    pub steps_per_epoch: u64,
-    /// Steps of the run.
-    pub total_steps: u64,
-}
-
-impl Learner for Session {
-    type Batch = BatchViews;
-
-    fn learn(&mut self, f: &Forward<'_>, batch: &BatchViews, at: Progress) -> Result<Told> {
-        self.step(f, batch, at)
-    }
-}
-
-/// Opens data and plugin and builds what the recipe asks for; writes nothing.
-///
-/// # Errors
-/// When the data can't be opened, the method refuses its options, or the parts don't fit.
-pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
-    let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
-    let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false).ok();
-    let table = load::open(&plugin.path, &recipe.method)?;
-    let mut session = Session::open(&recipe.method, table, recipe.options.clone())?;
-    let plan = plan(&session.views())?;
-    let side = largest_crop(&plan)?.unwrap_or(0);
-    let shape = match data.content() {
-        Content::Vectors { dim } => vec![dim],
-        Content::Images => vec![3, side, side],
-    };
-    let building = Building {
-        state: State::new(recipe.seed),
-        averages: Vec::new(),
-        shape,
-        backbone: recipe.backbone.kind.clone(),
-        backbone_options: recipe.backbone.options.to_map(),
-    };
-    let Building { mut state, averages, .. } = session.build(building)?;
-    exempt_vectors(&mut state);
-    let steps_per_epoch = (data.len() / recipe.train.batch) as u64 / recipe.train.accumulate.max(1);
-    if steps_per_epoch == 0 {
-        let (n, batch) = (data.len(), recipe.train.batch as u64 * recipe.train.accumulate);
-        return Err(Error::asked_wrongly(format!("{n} samples don't fill one batch of {batch}"))
-            .hint(format!("train with `batch={}` or less", n.min(32))));
-    }
-    let total_steps = match recipe.train.steps {
-        0 => (recipe.train.epochs * steps_per_epoch as f64).round().max(1.0) as u64,
-        steps => steps,
-    };
-    let optimizer = Optimizer::new(rule(&recipe.train), &state);
-    let rules = rules(recipe);
-    let trainer = Trainer { state, optimizer, averages, rules };
-    Ok(Prepared { session, trainer, data, test, plan, side, steps_per_epoch, total_steps })
-}
-
-/// Every published ViT recipe leaves biases and norms, which are 1-D, out of weight decay.
-fn exempt_vectors(state: &mut State) {
-    for index in 0..state.parameters().len() {
-        let id = ParamId(index);
-        let parameter = state.get(id);
-        if parameter.value.rank() <= 1 {
-            let mut group = parameter.group;
-            group.weight_decay = false;
-            state.set_group(id, group);
-        }
-    }
-}
-
-fn open_split(
-    recipe: &Recipe,
-    source: &str,
-    split: &str,
-    train: bool,
-) -> Result<Arc<dyn Dataset>> {
-    let data = &recipe.data;
-    // Built-in sets take their size and count in their name.
-    let source = match source {
-        "shapes" if data.size > 0 && data.n > 0 => format!("shapes:{}:{}", data.size, data.n),
-        "shapes" if data.size > 0 => format!("shapes:{}", data.size),
-        other => other.to_owned(),
-    };
-    let split = match split {
-        "train" => Split::Train,
-        "test" | "val" => Split::Test,
-        other => {
-            return Err(Error::asked_wrongly(format!("data has no split `{other}`"))
-                .hint("`train` or `test`"));
-        }
-    };
-    let options = OpenOptions {
-        split,
-        limit: (train && data.limit > 0).then_some(data.limit),
-        seed: recipe.seed,
-        cache_bytes: if data.cache == "off" { 0 } else { CACHE_BYTES },
-    };
-    open(&source, &options)
-}
-
-fn rule(train: &Train) -> Rule {
-    match train.optimizer {
-        OptimizerKind::AdamW => Rule::AdamW { betas: train.betas, eps: train.eps },
-        OptimizerKind::Sgd => Rule::Sgd { momentum: train.momentum },
-    }
-}
-
-fn rules(recipe: &Recipe) -> Rules {
-    let train = &recipe.train;
-    Rules {
-        seed: recipe.seed,
-        precision: recipe.precision,
-        accumulate: train.accumulate,
-        lr: Schedule::cosine(train.effective_lr(), train.lr_final).warmup(0.0, train.warmup_epochs),
-        weight_decay: Schedule::cosine(train.weight_decay, train.weight_decay_end),
-        clip: match (train.clip, train.clip_mode) {
-            (limit, _) if limit <= 0.0 => Clip::Off,
-            (limit, ClipMode::Tensor) => Clip::Tensor(limit),
-            (limit, ClipMode::Global) => Clip::Global(limit),
-        },
-    }
 }
 
 /// Runs `request` to its end, or to the step at which `stop` is set.
@@ -216,24 +73,8 @@ pub fn run(
     let samples =
         (prepared.total_steps - from_step) * recipe.train.batch as u64 * recipe.train.accumulate;
     let work = Work { seconds: started.elapsed().as_secs_f64(), samples };
-    finish(&Ending { recipe, prepared: &prepared, evaluation: &evaluation, baselines, work }, &mut folder, observer)
-}
-
-fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
-    let side = if recipe.data.size > 0 { recipe.data.size } else { prepared.side };
-    Evaluation::new(&prepared.data, prepared.test.as_ref(), side.max(1), recipe)
-}
-
-impl Baselines {
-    /// Asks the network as it was built, before any step, and the inputs themselves.
-    fn of(evaluation: &Evaluation, prepared: &Prepared) -> Result<Self> {
-        let backbone = prepared
-            .session
-            .backbone()
-            .ok_or_else(|| Error::failed("the method asked for no backbone"))?;
-        let untrained = evaluation.ask(&backbone, &prepared.trainer.state)?;
-        Ok(Self { untrained, raw: evaluation.raw()? })
-    }
+    let (prepared, evaluation) = (&prepared, &evaluation);
+    finish(&Ending { recipe, prepared, evaluation, baselines, work }, &mut folder, observer)
 }
 
 /// The run's folder, new or gone on with, and the checkpoint to go on from.
@@ -246,7 +87,16 @@ fn open_folder(
     if let Some(path) = request.resume {
         let (folder, found) = Run::resume(path)?;
         found.warnings.into_iter().for_each(|warning| observer.event(Event::Warning(warning)));
-        return Ok((folder.keeping(keep), found.newest.map(|(_, checkpoint)| checkpoint)));
+        let checkpoint = found.newest.map(|(_, checkpoint)| checkpoint);
+        let mut manifest = Run::read_manifest(path)?;
+        manifest.resumed.push(Resumption {
+            at: crate::run::utc(std::time::SystemTime::now()),
+            from_step: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step),
+            threads: rayon::current_num_threads(),
+            plugin_sha256: request.plugin.sha256.clone(),
+        });
+        folder.write_manifest(&manifest)?;
+        return Ok((folder.keeping(keep), checkpoint));
     }
     let data = Path::new(&recipe.data.source)
         .file_stem()
@@ -283,37 +133,6 @@ fn manifest(request: &Request<'_>) -> Manifest {
     }
 }
 
-/// Puts a checkpoint into the trainer.
-fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<()> {
-    let Trainer { state, optimizer, .. } = trainer;
-    if checkpoint.parameters.len() != state.parameters().len() {
-        return Err(Error::failed("the checkpoint has other parameters than the recipe builds")
-            .hint("resume with the run's own recipe and plugin"));
-    }
-    for (name, value) in &checkpoint.parameters {
-        let id = state.find(name).ok_or_else(|| {
-            Error::failed(format!("the checkpoint's parameter `{name}` is not the recipe's"))
-        })?;
-        state.assign(id, value)?;
-    }
-    for (index, (_, value)) in checkpoint.buffers.into_iter().enumerate() {
-        state.set_buffer(crate::state::BufferId(index), value)?;
-    }
-    optimizer.import(state, &checkpoint.moments)
-}
-
-/// A checkpoint of the trainer after `step` steps.
-fn checkpoint(trainer: &Trainer, step: u64) -> Result<Checkpoint> {
-    let state = &trainer.state;
-    Ok(Checkpoint {
-        step,
-        parameters: state.parameters().iter().map(|p| (p.name.clone(), p.value.clone())).collect(),
-        buffers: state.buffers().iter().map(|b| (b.name.clone(), b.value.clone())).collect(),
-        moments: trainer.optimizer.export(state)?,
-        state: Record::new(),
-    })
-}
-
 /// Names the newest whole checkpoint in an error that stopped a run.
 fn name_checkpoint(error: Error, run: &Path) -> Error {
     let hinted = error.hint_text().is_some();
@@ -325,39 +144,6 @@ fn name_checkpoint(error: Error, run: &Path) -> Error {
             .hint(format!("go on from it with `pretext train --resume {}`", run.display())),
         None => error.hint("there is no checkpoint yet: try a lower `lr` or a longer warm-up"),
     }
-}
-
-fn describe(recipe: &Recipe, prepared: &Prepared) -> Vec<String> {
-    let state = &prepared.trainer.state;
-    let count = |trained: bool| -> usize {
-        state
-            .parameters()
-            .iter()
-            .filter(|p| (p.group.frozen != Frozen::Always) == trained)
-            .map(|p| p.value.elem_count())
-            .sum()
-    };
-    let train = &recipe.train;
-    let mut plan = vec![
-        format!("data      {}", prepared.data.describe()),
-        format!(
-            "backbone  {}, {:.2} M parameters trained with the heads, {:.2} M averaged",
-            recipe.backbone.kind,
-            count(true) as f64 / 1e6,
-            count(false) as f64 / 1e6
-        ),
-        format!(
-            "training  {} steps of {} samples, {} steps an epoch; {}",
-            prepared.total_steps,
-            train.batch as u64 * train.accumulate,
-            prepared.steps_per_epoch,
-            train.lr_rule()
-        ),
-    ];
-    if prepared.test.is_none() {
-        plan.push("probes    none: the data has no labelled test split".to_owned());
-    }
-    plan
 }
 
 /// The loop, and what it reports to.
@@ -384,13 +170,19 @@ impl Steps<'_> {
                 steps_per_epoch: prepared.steps_per_epoch,
                 total_steps: prepared.total_steps,
             };
-            let taken = self.step(prepared, &mut loader, at, &mut pace)?;
+            let taken = match self.step(prepared, &mut loader, at, &mut pace) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    // Nothing of the step was kept: what stands is the end of the step before.
+                    self.save(prepared, step)?;
+                    return Err(error);
+                }
+            };
             self.report(&taken, at, &mut pace)?;
             let done = step + 1;
             let stopped = self.stop.load(Ordering::Relaxed);
             if done % every == 0 || done == prepared.total_steps || stopped {
-                let path = self.folder.save(&checkpoint(&prepared.trainer, done)?)?;
-                self.observer.event(Event::Checkpoint(path.display().to_string()));
+                self.save(prepared, done)?;
             }
             if stopped && done < prepared.total_steps {
                 let run = self.folder.path().display();
@@ -399,6 +191,16 @@ impl Steps<'_> {
             }
             self.probe(prepared, at)?;
         }
+        Ok(())
+    }
+
+    /// Writes a checkpoint of the state after `step` steps, of which there is none before the first.
+    fn save(&mut self, prepared: &Prepared, step: u64) -> Result<()> {
+        if step == 0 {
+            return Ok(());
+        }
+        let path = self.folder.save(&checkpoint(&prepared.trainer, step)?)?;
+        self.observer.event(Event::Checkpoint(path.display().to_string()));
         Ok(())
     }
 
@@ -466,6 +268,7 @@ impl Steps<'_> {
         self.folder.metric(&record)?;
         let mut timing = Record::new();
         timing.insert("step".into(), step.into());
+        timing.insert("seconds".into(), pace.last_seconds().into());
         timing.insert("samples_per_second".into(), pace.samples_per_second().into());
         timing.insert("data_wait".into(), pace.data_wait().into());
         self.folder.timing(&timing)?;
@@ -500,64 +303,9 @@ impl Steps<'_> {
         if probes(done) == probes(at.step) {
             return Ok(());
         }
-        let figures = ask(self.evaluation, prepared)?.named();
-        write_probe(self.folder, done, &figures)?;
+        let figures = ask(self.evaluation, prepared)?.figures.named();
+        write_figures(self.folder, done, &figures)?;
         self.observer.event(Event::Probe { step: done, figures });
         Ok(())
-    }
-}
-
-/// Figures of the teacher's backbone, or the student's where there is no teacher.
-pub(super) fn ask(evaluation: &Evaluation, prepared: &Prepared) -> Result<Figures> {
-    let backbone = prepared
-        .session
-        .teacher_backbone()
-        .or_else(|| prepared.session.backbone())
-        .ok_or_else(|| Error::failed("the method asked for no backbone"))?;
-    evaluation.ask(&backbone, &prepared.trainer.state)
-}
-
-/// Writes a probe's figures to the run's metrics.
-pub(super) fn write_probe(folder: &mut Run, step: u64, figures: &[(String, f64)]) -> Result<()> {
-    let mut record = Record::new();
-    record.insert("step".into(), step.into());
-    for (name, value) in figures {
-        record.insert(format!("probe_{name}"), (*value).into());
-    }
-    folder.metric(&record)
-}
-
-/// Speed and waiting over the last steps.
-struct Pace {
-    steps: std::collections::VecDeque<(Duration, Duration, u64)>,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { steps: std::collections::VecDeque::new() }
-    }
-
-    fn add(&mut self, took: Duration, waited: Duration, samples: u64) {
-        if self.steps.len() as u64 == WINDOW {
-            self.steps.pop_front();
-        }
-        self.steps.push_back((took, waited, samples));
-    }
-
-    fn seconds(&self) -> f64 {
-        self.steps.iter().map(|step| step.0.as_secs_f64()).sum::<f64>().max(1e-9)
-    }
-
-    fn samples_per_second(&self) -> f64 {
-        self.steps.iter().map(|step| step.2).sum::<u64>() as f64 / self.seconds()
-    }
-
-    fn data_wait(&self) -> f64 {
-        self.steps.iter().map(|step| step.1.as_secs_f64()).sum::<f64>() / self.seconds()
-    }
-
-    fn time_left(&self, steps: u64) -> Duration {
-        let each = self.seconds() / self.steps.len().max(1) as f64;
-        Duration::from_secs_f64(each * steps as f64)
     }
 }

@@ -88,6 +88,22 @@ impl Trainer {
         &mut self,
         learner: &mut L,
         progress: Progress,
+        next: impl FnMut() -> Result<L::Batch>,
+    ) -> Result<Taken> {
+        let buffers: Vec<Tensor> = self.state.buffers().iter().map(|b| b.value.clone()).collect();
+        let taken = self.try_step(learner, progress, next);
+        if taken.is_err() {
+            for (index, value) in buffers.into_iter().enumerate() {
+                self.state.set_buffer(BufferId(index), value)?;
+            }
+        }
+        taken
+    }
+
+    fn try_step<L: Learner>(
+        &mut self,
+        learner: &mut L,
+        progress: Progress,
         mut next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
         let (mut sums, mut log) = (Sums::default(), Vec::new());

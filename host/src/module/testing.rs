@@ -1,0 +1,56 @@
+//! What the tests of modules share: one module with its state, called on a tape.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::declare::Declare;
+use super::registry::{Options, Role, build_block, find};
+use super::{Forward, Input, Module};
+use crate::Result;
+use crate::engine::{Tape, Var};
+use crate::random::Stream;
+use crate::state::{State, StepVars};
+
+/// A module with the state that holds its parameters.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) module: Rc<dyn Module>,
+    pub(crate) state: State,
+}
+
+impl Bench {
+    /// The backbone `kind` with options as TOML, for samples of `shape`.
+    pub(crate) fn backbone(kind: &str, options: &str, shape: &[usize]) -> Result<Self> {
+        let def = find(Role::Backbone, kind)?;
+        let options = toml::from_str(options).unwrap();
+        let mut state = State::new(1);
+        let declare = Declare::new(&mut state, "", true);
+        let module = (def.build)(&Options::new(def, &options)?, shape, declare)?;
+        Ok(Self { module, state })
+    }
+
+    /// The block `kind` with options as TOML.
+    pub(crate) fn block(kind: &str, options: &str) -> Result<Self> {
+        let mut state = State::new(1);
+        let module = build_block(kind, &toml::from_str(options).unwrap(), "", &mut state, true)?;
+        Ok(Self { module, state })
+    }
+
+    /// Its outputs, not training.
+    pub(crate) fn call(&self, inputs: &[Input], outputs: &[&str]) -> Result<Vec<Var>> {
+        let (tape, vars) = (Tape::default(), StepVars::new(&self.state));
+        let stream = Rc::new(RefCell::new(Stream::new(0, "test", 0, 0)));
+        let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
+        self.module.call(&forward, inputs, outputs)
+    }
+
+    /// The names of its parameters, in order.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.state.parameters().iter().map(|parameter| parameter.name.as_str()).collect()
+    }
+}
+
+/// `value` as the input `name`.
+pub(crate) fn named(name: &str, value: &Var) -> Input {
+    Input { name: name.to_owned(), value: value.clone() }
+}

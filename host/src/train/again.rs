@@ -1,0 +1,59 @@
+//! Looking at a run that lies in its folder: its newest checkpoint asked again, its report made anew.
+
+use std::path::{Path, PathBuf};
+
+use super::evaluate::{Answer, Evaluation};
+use super::page::{Look, page};
+use super::prepare::{Prepared, prepare, restore};
+use super::probing::{Baselines, ask, evaluation};
+use crate::config::Recipe;
+use crate::plugin::Found;
+use crate::run::find_newest;
+use crate::{Error, Result};
+
+/// A run as its newest checkpoint has it, and what its backbone answered.
+#[derive(Debug)]
+pub struct Again {
+    /// Steps done.
+    pub step: u64,
+    /// The method, its data and the checkpoint's weights.
+    pub prepared: Prepared,
+    /// What the backbone was asked about.
+    pub evaluation: Evaluation,
+    /// What to compare with.
+    pub baselines: Baselines,
+    /// What the backbone answered.
+    pub answer: Answer,
+}
+
+/// Builds the network of `recipe`, asks it untrained, then with the newest checkpoint of the run in
+/// `folder`.
+///
+/// # Errors
+/// When the run has no whole checkpoint, or it doesn't fit the recipe.
+pub fn again(folder: &Path, recipe: &Recipe, plugin: &Found) -> Result<Again> {
+    let found = find_newest(&folder.join("checkpoints"))?;
+    let Some((_, checkpoint)) = found.newest else {
+        return Err(Error::failed(format!("`{}` has no whole checkpoint", folder.display()))
+            .hint(format!("start it with `pretext train --resume {}`", folder.display())));
+    };
+    let mut prepared = prepare(recipe, plugin)?;
+    let evaluation = evaluation(recipe, &prepared)?;
+    let baselines = Baselines::of(&evaluation, &prepared)?;
+    let step = checkpoint.step;
+    restore(&mut prepared.trainer, checkpoint)?;
+    let answer = ask(&evaluation, &prepared)?;
+    Ok(Again { step, prepared, evaluation, baselines, answer })
+}
+
+impl Again {
+    /// Writes the report of the run in `folder` and returns its path.
+    ///
+    /// # Errors
+    /// When the run's files can't be read, or the page can't be written.
+    pub fn write_report(&self, folder: &Path, recipe: &Recipe) -> Result<PathBuf> {
+        let Self { prepared, evaluation, baselines, answer, .. } = self;
+        let look = Look { recipe, prepared, evaluation, baselines, answer };
+        crate::run::write_report(folder, &page(&look, folder)?)
+    }
+}

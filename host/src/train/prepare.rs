@@ -1,0 +1,220 @@
+//! From a recipe to something that can learn: data, method, parameters, optimiser, schedules.
+
+use std::sync::Arc;
+
+use super::optimizer::{Clip, Optimizer, Rule};
+use super::schedule::{Progress, Schedule};
+use super::step::{Learner, Rules, Trainer};
+use super::views::{BatchViews, largest_crop, plan};
+use crate::config::{ClipMode, OptimizerKind, Recipe, Train};
+use crate::data::dataset::{Content, Dataset, OpenOptions, Split, open};
+use crate::data::view::ViewPlan;
+use crate::module::Forward;
+use crate::plugin::{Building, Found, Session, Told, load};
+use crate::run::{Checkpoint, Record};
+use crate::state::{BufferId, Frozen, ParamId, State};
+use crate::{Error, Result};
+
+/// Images that stay decoded in memory, at most.
+const CACHE_BYTES: usize = 1 << 30;
+
+/// A method ready to learn: its session, what it learns, and the data that it sees.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The method in use.
+    pub session: Session,
+    /// Its parameters, optimiser and teachers.
+    pub trainer: Trainer,
+    /// What it is trained on.
+    pub data: Arc<dyn Dataset>,
+    /// What probes ask about, where the data has such a part.
+    pub test: Option<Arc<dyn Dataset>>,
+    /// The views that it asked for.
+    pub plan: ViewPlan,
+    /// Side of the images that probes show, in pixels; 0 for vectors.
+    pub side: usize,
+    /// Steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Steps of the run.
+    pub total_steps: u64,
+}
+
+impl Learner for Session {
+    type Batch = BatchViews;
+
+    fn learn(&mut self, f: &Forward<'_>, batch: &BatchViews, at: Progress) -> Result<Told> {
+        self.step(f, batch, at)
+    }
+}
+
+/// Opens data and plugin and builds what the recipe asks for; writes nothing.
+///
+/// # Errors
+/// When the data can't be opened, the method refuses its options, or the parts don't fit.
+pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
+    let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
+    let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false).ok();
+    let table = load::open(&plugin.path, &recipe.method)?;
+    let mut session = Session::open(&recipe.method, table, recipe.options.clone())?;
+    let plan = plan(&session.views())?;
+    let side = largest_crop(&plan)?.unwrap_or(0);
+    let shape = match data.content() {
+        Content::Vectors { dim } => vec![dim],
+        Content::Images => vec![3, side, side],
+    };
+    let building = Building {
+        state: State::new(recipe.seed),
+        averages: Vec::new(),
+        shape,
+        backbone: recipe.backbone.kind.clone(),
+        backbone_options: recipe.backbone.options.to_map(),
+    };
+    let Building { mut state, averages, .. } = session.build(building)?;
+    exempt_vectors(&mut state);
+    let steps_per_epoch = (data.len() / recipe.train.batch) as u64 / recipe.train.accumulate.max(1);
+    if steps_per_epoch == 0 {
+        let (n, batch) = (data.len(), recipe.train.batch as u64 * recipe.train.accumulate);
+        return Err(Error::asked_wrongly(format!("{n} samples don't fill one batch of {batch}"))
+            .hint(format!("train with `batch={}` or less", n.min(32))));
+    }
+    let total_steps = match recipe.train.steps {
+        0 => (recipe.train.epochs * steps_per_epoch as f64).round().max(1.0) as u64,
+        steps => steps,
+    };
+    let optimizer = Optimizer::new(rule(&recipe.train), &state);
+    let rules = rules(recipe);
+    let trainer = Trainer { state, optimizer, averages, rules };
+    Ok(Prepared { session, trainer, data, test, plan, side, steps_per_epoch, total_steps })
+}
+
+/// Every published ViT recipe leaves biases and norms, which are 1-D, out of weight decay.
+fn exempt_vectors(state: &mut State) {
+    for index in 0..state.parameters().len() {
+        let id = ParamId(index);
+        let parameter = state.get(id);
+        if parameter.value.rank() <= 1 {
+            let mut group = parameter.group;
+            group.weight_decay = false;
+            state.set_group(id, group);
+        }
+    }
+}
+
+fn open_split(
+    recipe: &Recipe,
+    source: &str,
+    split: &str,
+    train: bool,
+) -> Result<Arc<dyn Dataset>> {
+    let data = &recipe.data;
+    // Built-in sets take their size and count in their name.
+    let source = match source {
+        "shapes" if data.size > 0 && data.n > 0 => format!("shapes:{}:{}", data.size, data.n),
+        "shapes" if data.size > 0 => format!("shapes:{}", data.size),
+        other => other.to_owned(),
+    };
+    let split = match split {
+        "train" => Split::Train,
+        "test" | "val" => Split::Test,
+        other => {
+            return Err(Error::asked_wrongly(format!("data has no split `{other}`"))
+                .hint("`train` or `test`"));
+        }
+    };
+    let options = OpenOptions {
+        split,
+        limit: (train && data.limit > 0).then_some(data.limit),
+        seed: recipe.seed,
+        cache_bytes: if data.cache == "off" { 0 } else { CACHE_BYTES },
+    };
+    open(&source, &options)
+}
+
+fn rule(train: &Train) -> Rule {
+    match train.optimizer {
+        OptimizerKind::AdamW => Rule::AdamW { betas: train.betas, eps: train.eps },
+        OptimizerKind::Sgd => Rule::Sgd { momentum: train.momentum },
+    }
+}
+
+fn rules(recipe: &Recipe) -> Rules {
+    let train = &recipe.train;
+    Rules {
+        seed: recipe.seed,
+        precision: recipe.precision,
+        accumulate: train.accumulate,
+        lr: Schedule::cosine(train.effective_lr(), train.lr_final).warmup(0.0, train.warmup_epochs),
+        weight_decay: Schedule::cosine(train.weight_decay, train.weight_decay_end),
+        clip: match (train.clip, train.clip_mode) {
+            (limit, _) if limit <= 0.0 => Clip::Off,
+            (limit, ClipMode::Tensor) => Clip::Tensor(limit),
+            (limit, ClipMode::Global) => Clip::Global(limit),
+        },
+    }
+}
+
+/// Puts a checkpoint into the trainer.
+pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<()> {
+    let Trainer { state, optimizer, .. } = trainer;
+    if checkpoint.parameters.len() != state.parameters().len() {
+        return Err(Error::failed("the checkpoint has other parameters than the recipe builds")
+            .hint("resume with the run's own recipe and plugin"));
+    }
+    for (name, value) in &checkpoint.parameters {
+        let id = state.find(name).ok_or_else(|| {
+            Error::failed(format!("the checkpoint's parameter `{name}` is not the recipe's"))
+        })?;
+        state.assign(id, value)?;
+    }
+    for (index, (_, value)) in checkpoint.buffers.into_iter().enumerate() {
+        state.set_buffer(BufferId(index), value)?;
+    }
+    optimizer.import(state, &checkpoint.moments)
+}
+
+/// A checkpoint of the trainer after `step` steps.
+pub(super) fn checkpoint(trainer: &Trainer, step: u64) -> Result<Checkpoint> {
+    let state = &trainer.state;
+    Ok(Checkpoint {
+        step,
+        parameters: state.parameters().iter().map(|p| (p.name.clone(), p.value.clone())).collect(),
+        buffers: state.buffers().iter().map(|b| (b.name.clone(), b.value.clone())).collect(),
+        moments: trainer.optimizer.export(state)?,
+        state: Record::new(),
+    })
+}
+
+/// One line each about data, backbone and schedule.
+pub(super) fn describe(recipe: &Recipe, prepared: &Prepared) -> Vec<String> {
+    let state = &prepared.trainer.state;
+    let count = |trained: bool| -> usize {
+        state
+            .parameters()
+            .iter()
+            .filter(|p| (p.group.frozen != Frozen::Always) == trained)
+            .map(|p| p.value.elem_count())
+            .sum()
+    };
+    let train = &recipe.train;
+    let mut plan = vec![
+        format!("data      {}", prepared.data.describe()),
+        format!(
+            "backbone  {}, {:.2} M parameters trained with the heads, {:.2} M averaged",
+            recipe.backbone.kind,
+            count(true) as f64 / 1e6,
+            count(false) as f64 / 1e6
+        ),
+        format!(
+            "training  {} steps of {} samples, {} steps an epoch; {}",
+            prepared.total_steps,
+            train.batch as u64 * train.accumulate,
+            prepared.steps_per_epoch,
+            train.lr_rule()
+        ),
+    ];
+    if prepared.test.is_none() {
+        plan.push("probes    none: the data has no labelled test split".to_owned());
+    }
+    plan
+}
+

@@ -1,0 +1,62 @@
+//! Probes of a run: the backbone that it trains beside the untrained one and the raw inputs.
+
+use super::evaluate::{Answer, Evaluation, Figures};
+use super::prepare::Prepared;
+use crate::config::Recipe;
+use crate::run::{Record, Run};
+use crate::{Error, Result};
+
+/// Figures to compare with: the untrained backbone and the inputs themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Baselines {
+    /// Of the student's backbone before any step.
+    pub untrained: Figures,
+    /// kNN accuracy on the inputs themselves; none without labels.
+    pub raw: Option<f64>,
+}
+
+impl Baselines {
+    /// Asks the network as it was built, before any step, and the inputs themselves.
+    ///
+    /// # Errors
+    /// When the method has no backbone.
+    pub fn of(evaluation: &Evaluation, prepared: &Prepared) -> Result<Self> {
+        let backbone = prepared.session.backbone().ok_or_else(no_backbone)?;
+        let untrained = evaluation.ask(&backbone, &prepared.trainer.state)?.figures;
+        Ok(Self { untrained, raw: evaluation.raw()? })
+    }
+}
+
+/// What `prepared`'s backbone is asked about.
+///
+/// # Errors
+/// When no sample can be read.
+pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
+    let side = if recipe.data.size > 0 { recipe.data.size } else { prepared.side };
+    Evaluation::new(&prepared.data, prepared.test.as_ref(), side.max(1), recipe)
+}
+
+/// Asks the teacher's backbone, or the student's where there is no teacher.
+///
+/// # Errors
+/// When the method has no backbone, or its features are not finite.
+pub fn ask(evaluation: &Evaluation, prepared: &Prepared) -> Result<Answer> {
+    let session = &prepared.session;
+    let backbone =
+        session.teacher_backbone().or_else(|| session.backbone()).ok_or_else(no_backbone)?;
+    evaluation.ask(&backbone, &prepared.trainer.state)
+}
+
+fn no_backbone() -> Error {
+    Error::failed("the method asked for no backbone").hint("a method declares one in `build`")
+}
+
+/// Writes a probe's figures to the run's metrics.
+pub(super) fn write_figures(folder: &mut Run, step: u64, figures: &[(String, f64)]) -> Result<()> {
+    let mut record = Record::new();
+    record.insert("step".into(), step.into());
+    for (name, value) in figures {
+        record.insert(name.clone(), (*value).into());
+    }
+    folder.metric(&record)
+}
