@@ -1,11 +1,16 @@
 //! The command tree, and the only place that prints.
 
 mod alloc;
+mod asked;
 mod data;
 mod doctor;
 pub mod interrupt;
 mod plugin;
+mod probe;
 pub mod progress;
+mod report;
+mod runs;
+mod train;
 pub mod words;
 
 use std::ffi::OsString;
@@ -30,17 +35,25 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Train(train::Train),
+    Probe(probe::Probe),
+    Report(report::Report),
+    Runs(runs::Runs),
+    Plugin(plugin::Plugin),
     Data(data::Data),
     Doctor(doctor::Doctor),
-    Plugin(plugin::Plugin),
 }
 
 impl Command {
     fn run(&self) -> Result<()> {
         match self {
+            Self::Train(train) => train.run(),
+            Self::Probe(probe) => probe.run(),
+            Self::Report(report) => report.run(),
+            Self::Runs(runs) => runs.run(),
+            Self::Plugin(plugin) => plugin.run(),
             Self::Data(data) => data.run(),
             Self::Doctor(doctor) => doctor.run(),
-            Self::Plugin(plugin) => plugin.run(),
         }
     }
 }

@@ -95,6 +95,7 @@ impl Incoming {
 pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     no_grad: Cell<usize>,
+    recorded_bytes: Cell<u64>,
     precision: Precision,
     profile: Option<Profile>,
 }
@@ -172,6 +173,8 @@ impl Tape {
         if !self.records(inputs) {
             return Var::constant(value);
         }
+        let bytes = (value.elem_count() * value.dtype().size_in_bytes()) as u64;
+        self.recorded_bytes.set(self.recorded_bytes.get() + bytes);
         let mut nodes = self.nodes.borrow_mut();
         nodes.push(Node {
             name,
@@ -179,6 +182,11 @@ impl Tape {
             backward: Some(Box::new(backward)),
         });
         Var { value, node: Some(nodes.len() - 1) }
+    }
+
+    /// Bytes of all recorded values: about what the tape keeps for the way back.
+    pub fn recorded_bytes(&self) -> u64 {
+        self.recorded_bytes.get()
     }
 
     /// Times `body` as a forward call of the op `name` when the tape is profiled.

@@ -39,7 +39,9 @@ pub(super) fn finish(
     observer.event(Event::Phase("asking the trained backbone".to_owned()));
     let answer = ask(evaluation, prepared)?;
     let mut figures = answer.figures.named();
-    write_figures(folder, prepared.total_steps, &figures)?;
+    if !already_asked(folder, prepared.total_steps)? {
+        write_figures(folder, prepared.total_steps, &figures)?;
+    }
     observer.event(Event::Probe { step: prepared.total_steps, figures: figures.clone() });
     observer.event(Event::Phase("writing the report".to_owned()));
     let look = Look { recipe, prepared, evaluation, baselines, answer: &answer };
@@ -52,6 +54,15 @@ pub(super) fn finish(
         report: report.display().to_string(),
     });
     Ok(Outcome { run: folder.path().to_owned(), figures })
+}
+
+/// Whether the records hold the last probe: the run ended before and is only looked at again.
+fn already_asked(folder: &Run, step: u64) -> Result<bool> {
+    let records = crate::run::read(&folder.path().join("metrics.jsonl"))?;
+    Ok(records.last().is_some_and(|last| {
+        last.get("step").and_then(serde_json::Value::as_u64) == Some(step)
+            && last.contains_key("rank")
+    }))
 }
 
 fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {
@@ -71,7 +82,7 @@ fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {
 }
 
 /// The kNN accuracy beside its baselines, in one line; none without labels.
-pub fn knn_line(
+fn knn_line(
     recipe: &Recipe,
     evaluation: &Evaluation,
     baselines: &Baselines,

@@ -16,4 +16,4 @@ pub mod teacher;
 pub mod views;
 
 pub use event::{Event, Observer, StepReport};
-pub use finish::knn_line;
+pub use prepare::plan_lines;

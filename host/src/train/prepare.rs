@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::optimizer::{Clip, Optimizer, Rule};
 use super::schedule::{Progress, Schedule};
 use super::step::{Learner, Rules, Trainer};
-use super::views::{BatchViews, largest_crop, plan};
+use super::views::{BatchViews, largest_crop, plan, random_views};
 use crate::config::{ClipMode, OptimizerKind, Recipe, Train};
 use crate::data::dataset::{Content, Dataset, OpenOptions, Split, open};
 use crate::data::view::ViewPlan;
@@ -218,3 +218,47 @@ pub(super) fn describe(recipe: &Recipe, prepared: &Prepared) -> Vec<String> {
     plan
 }
 
+
+/// What a recipe comes to, before anything is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// One line each about data, backbone and schedule.
+    pub lines: Vec<String>,
+    /// Bytes that training takes at its peak, about.
+    pub memory: u64,
+}
+
+/// Builds what `recipe` asks for and takes one step on few random views, to say what a whole batch
+/// costs.
+///
+/// # Errors
+/// As [`prepare`], or when the step fails.
+pub fn plan_lines(recipe: &Recipe, plugin: &Found) -> Result<Plan> {
+    let mut prepared = prepare(recipe, plugin)?;
+    let lines = describe(recipe, &prepared);
+    let memory = memory(recipe, &mut prepared)?;
+    Ok(Plan { lines, memory })
+}
+
+/// Samples of the small step; two, since one has no neighbour to differ from.
+const FEW: usize = 2;
+
+/// Weights, gradients and moments, and what a tape keeps per sample, times the batch.
+fn memory(recipe: &Recipe, prepared: &mut Prepared) -> Result<u64> {
+    let state = &prepared.trainer.state;
+    let bytes = |trained: bool| -> u64 {
+        let parameters = state.parameters().iter();
+        let counted = parameters.filter(|p| (p.group.frozen != Frozen::Always) == trained);
+        counted.map(|p| 4 * p.value.elem_count() as u64).sum()
+    };
+    // A trained parameter has its value, its gradient and two moments.
+    let fixed = 4 * bytes(true) + bytes(false);
+    let views = random_views(&prepared.plan, prepared.data.content(), FEW, recipe.seed)?;
+    let at = Progress {
+        step: 0,
+        steps_per_epoch: prepared.steps_per_epoch,
+        total_steps: prepared.total_steps,
+    };
+    let kept = prepared.trainer.kept_bytes(&mut prepared.session, &views, at)?;
+    Ok(fixed + kept * recipe.train.batch as u64 / FEW as u64)
+}

@@ -180,6 +180,8 @@ impl Steps<'_> {
             };
             self.report(&taken, at, &mut pace)?;
             let done = step + 1;
+            // Before the checkpoint, which promises every record up to it.
+            self.probe(prepared, at)?;
             let stopped = self.stop.load(Ordering::Relaxed);
             if done % every == 0 || done == prepared.total_steps || stopped {
                 self.save(prepared, done)?;
@@ -189,7 +191,6 @@ impl Steps<'_> {
                 return Err(Error::interrupted(format!("interrupted after step {done}"))
                     .hint(format!("go on with `pretext train --resume {run}`")));
             }
-            self.probe(prepared, at)?;
         }
         Ok(())
     }

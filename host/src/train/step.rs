@@ -100,6 +100,24 @@ impl Trainer {
         taken
     }
 
+    /// Bytes that a forward pass over `batch` keeps for the way back, about.
+    ///
+    /// # Errors
+    /// When the method fails.
+    pub fn kept_bytes<L: Learner>(
+        &self,
+        learner: &mut L,
+        batch: &L::Batch,
+        progress: Progress,
+    ) -> Result<u64> {
+        let tape = Tape::new(self.rules.precision);
+        let vars = StepVars::new(&self.state);
+        let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", 0, 0)));
+        let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
+        learner.learn(&forward, batch, progress)?;
+        Ok(tape.recorded_bytes())
+    }
+
     fn try_step<L: Learner>(
         &mut self,
         learner: &mut L,

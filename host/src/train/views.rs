@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::data::batch::Batch;
+use crate::data::dataset::Content;
 use crate::data::view::{Value, View, ViewPlan, ViewRequest};
 use crate::engine::storage;
 use crate::plugin::{AskedView, Setting, ViewSource};
+use crate::random::Stream;
+use crate::state::Init;
 use crate::{Error, Result};
 
 /// The loader's plan for the views that a method asked for.
@@ -61,6 +64,28 @@ pub fn largest_crop(plan: &ViewPlan) -> Result<Option<usize>> {
         }
     }
     Ok(largest)
+}
+
+/// Views of `samples` samples with normal numbers in them, for timing and planning.
+///
+/// # Errors
+/// As [`plan`].
+pub fn random_views(
+    plan: &ViewPlan,
+    content: Content,
+    samples: usize,
+    seed: u64,
+) -> Result<BatchViews> {
+    let mut stream = Stream::new(seed, "random-views", 0, 0);
+    let mut views = Vec::with_capacity(plan.views.len());
+    for request in &plan.views {
+        let mut shape = vec![samples];
+        shape.extend(request.resolve()?.shape(content));
+        let normal = Init::Normal { std: 1.0 };
+        let copies = (0..request.count).map(|_| normal.tensor(&shape, &mut stream));
+        views.push(copies.collect::<Result<Vec<_>>>()?);
+    }
+    Ok(BatchViews::recorded(views))
 }
 
 /// A batch, as a method's step finds its views in it.

@@ -1,0 +1,103 @@
+//! From words to a checked recipe and its plugin: what `train`, `probe`, `report` and `time` share.
+
+use std::path::Path;
+
+use super::plugin::Places;
+use crate::config::{Draft, Kind, MethodTable, OptionSpec, Recipe};
+use crate::module::registry::{self, Role};
+use crate::plugin::{Catalogue, Found};
+use crate::run::Run;
+use crate::{Error, Result};
+
+/// A checked recipe and the plugin that has its method.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) recipe: Recipe,
+    pub(super) plugin: Found,
+}
+
+impl Asked {
+    /// A method's name or a recipe's path, and `key=value` words.
+    ///
+    /// # Errors
+    /// When the method isn't found, or a key or value is wrong.
+    pub(super) fn target(target: &str, words: &[String], places: &Places) -> Result<Self> {
+        Self::resolve(&Draft::open(target, words)?, &places.catalogue()?)
+    }
+
+    /// The recipe of the run in `folder`, with `key=value` words on top.
+    ///
+    /// # Errors
+    /// As [`target`](Self::target), or when the folder is no run.
+    pub(super) fn run(folder: &Path, words: &[String], places: &Places) -> Result<Self> {
+        if !folder.join("recipe.toml").is_file() {
+            return Err(Error::asked_wrongly(format!("`{}` is not a run", folder.display()))
+                .hint("`pretext runs` lists those there are"));
+        }
+        let title = format!("recipe `{}`", folder.join("recipe.toml").display());
+        let draft = Draft::from_table(&title, Run::read_recipe(folder)?, words)?;
+        Self::resolve(&draft, &places.catalogue()?)
+    }
+
+    fn resolve(draft: &Draft, catalogue: &Catalogue) -> Result<Self> {
+        let (plugin, method) = catalogue.method(draft.method())?;
+        let name = draft.own_recipe();
+        let recipe = match method.recipe(name) {
+            Some(text) => text,
+            None if name == "default" => "",
+            None => {
+                let known: Vec<&str> = method.recipes.iter().map(|(name, _)| name.as_str()).collect();
+                return Err(Error::asked_wrongly(format!(
+                    "the method `{}` has no recipe `{name}`",
+                    method.name
+                ))
+                .hint(format!("it has `{}`", known.join("`, `"))));
+            }
+        };
+        let table = MethodTable { recipe, options: &method.options };
+        let recipe = draft.resolve(&table, &backbone_options)?;
+        Ok(Self { recipe, plugin: plugin.clone() })
+    }
+
+    /// Gives the engine as many threads as the recipe says.
+    ///
+    /// # Errors
+    /// When the engine has its threads already.
+    pub(super) fn take_threads(&self) -> Result<()> {
+        if self.recipe.threads == 0 {
+            return Ok(());
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.recipe.threads)
+            .build_global()
+            .map_err(|error| Error::failed("can't set the number of threads").because(error))
+    }
+}
+
+/// The options of a kind of backbone.
+///
+/// # Errors
+/// When there is no such kind.
+pub(super) fn backbone_options(kind: &str) -> Result<Vec<OptionSpec>> {
+    Ok(registry::find(Role::Backbone, kind)?.options.iter().map(option).collect())
+}
+
+fn option(def: &registry::OptionDef) -> OptionSpec {
+    let (kind, min, max, choices) = match def.kind {
+        registry::Kind::Int { low, high, .. } => {
+            (Kind::Int, Some(low as f64), Some(high as f64), &[][..])
+        }
+        registry::Kind::Float { low, high, .. } => (Kind::Float, Some(low), Some(high), &[][..]),
+        registry::Kind::Bool { .. } => (Kind::Bool, None, None, &[][..]),
+        registry::Kind::Choice { of, .. } => (Kind::Choice, None, None, of),
+    };
+    OptionSpec {
+        name: def.name.to_owned(),
+        kind,
+        default: def.kind.default(),
+        min,
+        max,
+        choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
+        advice: def.help.to_owned(),
+    }
+}

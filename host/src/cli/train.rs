@@ -1,0 +1,88 @@
+//! `pretext train`: from data to a backbone.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::asked::Asked;
+use super::interrupt::on_ctrl_c;
+use super::plugin::Places;
+use super::progress::renderer;
+use super::words::{bytes_text, say};
+use crate::train::{plan_lines, run};
+use crate::{Error, Result};
+
+/// Train a backbone with a method, on built-in data or your own
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pretext train dino                             built-in images, ends with a report
+  pretext train dino data=PATH epochs=100        a folder of images, a tar, CIFAR-10
+  pretext train dino:vit-small data=PATH         another recipe of the method
+  pretext train recipe.toml train.lr=1e-3        a recipe of your own, one key changed
+  pretext train --resume runs/dino-shapes-1      go on after a stop
+  pretext plugin info dino                       every option of a method")]
+pub(super) struct Train {
+    /// A method's name, `METHOD:RECIPE`, or the path of a recipe; with --resume nothing but words
+    #[arg(value_name = "METHOD|RECIPE")]
+    target: Option<String>,
+    /// Keys of the recipe, such as `data=PATH`, `epochs=100` or `backbone.width=192`
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    /// Go on with the run in this folder, from its newest checkpoint
+    #[arg(long, value_name = "RUN")]
+    resume: Option<PathBuf>,
+    /// Print the resolved recipe and the plan, and train nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    places: Places,
+    /// Write one JSON object per event instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+impl Train {
+    /// Trains.
+    pub(super) fn run(&self) -> Result<()> {
+        let asked = self.asked()?;
+        asked.take_threads()?;
+        if self.dry_run {
+            return dry_run(&asked);
+        }
+        let stop = on_ctrl_c()?;
+        let mut observer = renderer(self.json, asked.recipe.train.log_every, &stop);
+        let Asked { recipe, plugin } = asked;
+        let request =
+            run::Request { recipe, plugin: &plugin, resume: self.resume.as_deref() };
+        run::run(&request, observer.as_mut(), &stop).map(|_| ())
+    }
+
+    fn asked(&self) -> Result<Asked> {
+        match (&self.target, &self.resume) {
+            (Some(target), None) => Asked::target(target, &self.words, &self.places),
+            (target, Some(folder)) => {
+                let words: Vec<String> = target.iter().chain(&self.words).cloned().collect();
+                if let Some(word) = words.iter().find(|word| !word.contains('=')) {
+                    return Err(Error::asked_wrongly(format!(
+                        "`{word}` can't be given with --resume: the run's own recipe is used"
+                    ))
+                    .hint(format!("pretext train --resume {}", folder.display())));
+                }
+                Asked::run(folder, &words, &self.places)
+            }
+            (None, None) => Err(Error::asked_wrongly("train what? name a method or a recipe")
+                .hint("pretext train dino; `pretext plugin list` shows the methods")),
+        }
+    }
+}
+
+fn dry_run(asked: &Asked) -> Result<()> {
+    let plan = plan_lines(&asked.recipe, &asked.plugin)?;
+    say(asked.recipe.to_toml()?)?;
+    for line in &plan.lines {
+        say(format!("# {line}"))?;
+    }
+    let memory = bytes_text(plan.memory);
+    say(format!("# memory    about {memory}, measured on one small step"))
+}
