@@ -96,7 +96,10 @@ fn transforms_give_torchvisions_pixels() {
         let (most, most_mean) = allowed(case["transform"].as_str().expect("a name"));
         println!("{case}: largest {largest:.3}, mean {mean:.3}");
         if false {} //TMP
-        assert!(true || largest <= most + 1e-4 && mean <= most_mean + 1e-4, "{case}: {largest} {mean}");
+        assert!(
+            true || largest <= most + 1e-4 && mean <= most_mean + 1e-4,
+            "{case}: {largest} {mean}"
+        );
         compared += 1;
     }
     assert!(compared > 20);

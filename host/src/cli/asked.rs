@@ -46,7 +46,8 @@ impl Asked {
             Some(text) => text,
             None if name == "default" => "",
             None => {
-                let known: Vec<&str> = method.recipes.iter().map(|(name, _)| name.as_str()).collect();
+                let known: Vec<&str> =
+                    method.recipes.iter().map(|(name, _)| name.as_str()).collect();
                 return Err(Error::asked_wrongly(format!(
                     "the method `{}` has no recipe `{name}`",
                     method.name

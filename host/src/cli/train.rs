@@ -53,8 +53,7 @@ impl Train {
         let stop = on_ctrl_c()?;
         let mut observer = renderer(self.json, asked.recipe.train.log_every, &stop);
         let Asked { recipe, plugin } = asked;
-        let request =
-            run::Request { recipe, plugin: &plugin, resume: self.resume.as_deref() };
+        let request = run::Request { recipe, plugin: &plugin, resume: self.resume.as_deref() };
         run::run(&request, observer.as_mut(), &stop).map(|_| ())
     }
 

@@ -100,8 +100,7 @@ pub fn select(
     outputs
         .iter()
         .map(|name| {
-            offer(name)?
-                .ok_or_else(|| Error::failed(format!("`{kind}` has no output `{name}`")))
+            offer(name)?.ok_or_else(|| Error::failed(format!("`{kind}` has no output `{name}`")))
         })
         .collect()
 }

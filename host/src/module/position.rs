@@ -77,9 +77,8 @@ fn sin_cos([rows, cols]: [usize; 2], width: usize, class: bool) -> Result<Tensor
     for row in 0..rows {
         for col in 0..cols {
             for place in [col, row] {
-                let angles = (0..quarter).map(|i| {
-                    place as f64 / 10_000_f64.powf(i as f64 / quarter as f64)
-                });
+                let angles =
+                    (0..quarter).map(|i| place as f64 / 10_000_f64.powf(i as f64 / quarter as f64));
                 let angles: Vec<f64> = angles.collect();
                 values.extend(angles.iter().map(|angle| angle.sin() as f32));
                 values.extend(angles.iter().map(|angle| angle.cos() as f32));
@@ -98,7 +97,9 @@ mod tests {
         let table = storage::to_f32(&sin_cos([2, 2], 8, true).unwrap()).unwrap();
         assert_eq!(table[..8], [0.0; 8]);
         let second = &table[16..24];
-        assert!((second[0] - 1.0_f32.sin()).abs() < 1e-6 && (second[2] - 1.0_f32.cos()).abs() < 1e-6);
+        assert!(
+            (second[0] - 1.0_f32.sin()).abs() < 1e-6 && (second[2] - 1.0_f32.cos()).abs() < 1e-6
+        );
         assert_eq!(second[4..6], [0.0, 0.0]);
         assert_eq!(second[6..8], [1.0, 1.0]);
     }

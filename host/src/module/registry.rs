@@ -273,8 +273,12 @@ mod tests {
     #[test]
     fn a_value_out_of_range_or_of_another_type_is_refused() {
         assert!(refused("mlp", "in = 4\nout = 2\nlayers = 0").to_string().contains("from 1 to"));
-        assert!(refused("linear", "in = 4\nout = 2\nbias = 1").to_string().contains("true or false"));
-        assert!(refused("mlp", "in = 4\nout = 2\nactivation = \"x\"").to_string().contains("`relu`"));
+        assert!(
+            refused("linear", "in = 4\nout = 2\nbias = 1").to_string().contains("true or false")
+        );
+        assert!(
+            refused("mlp", "in = 4\nout = 2\nactivation = \"x\"").to_string().contains("`relu`")
+        );
     }
 
     #[test]

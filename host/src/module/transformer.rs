@@ -260,9 +260,9 @@ impl Module for Transformer {
 fn check_tokens(tokens: &Var, width: usize) -> Result<()> {
     match tokens.dims() {
         [_, _, last] if *last == width => Ok(()),
-        dims => {
-            Err(Error::failed(format!("`transformer` expects tokens [B, N, {width}], got {dims:?}")))
-        }
+        dims => Err(Error::failed(format!(
+            "`transformer` expects tokens [B, N, {width}], got {dims:?}"
+        ))),
     }
 }
 

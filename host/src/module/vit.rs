@@ -117,13 +117,15 @@ impl Vit {
         let class_count = usize::from(options.flag("class_token"));
         let class = token(&mut d, "cls_token", class_count, WEIGHT)?;
         let registers = token(&mut d, "reg_token", register_count, WEIGHT)?;
-        let place = if options.word("positions") == "sin-cos" { Place::SinCos } else { Place::Learned };
+        let place =
+            if options.word("positions") == "sin-cos" { Place::SinCos } else { Place::Learned };
         let offset = options.float("position_offset");
         let positions = Positions::declare(&mut d, place, (grid, dim), class.is_some(), offset)?;
         // A convolution's usual start: uniform within 1 / sqrt(fan in).
         let bound = 1.0 / ((channels * patch * patch) as f64).sqrt();
         let conv = Init::Uniform { low: -bound, high: bound };
-        let weight = d.parameter("patch_embed.proj.weight", &[dim, channels, patch, patch], conv)?;
+        let weight =
+            d.parameter("patch_embed.proj.weight", &[dim, channels, patch, patch], conv)?;
         let bias = d.parameter("patch_embed.proj.bias", &[dim], conv)?;
         let mask_count = usize::from(options.flag("mask_token"));
         let mask_token = token(&mut d, "mask_token", mask_count, ZEROS)?;
@@ -368,8 +370,13 @@ mod tests {
     fn its_parameters_have_the_names_that_timm_gives_them() {
         let vit = vit("");
         let names = vit.names();
-        assert_eq!(names[..4], ["cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"]);
-        assert!(names.contains(&"blocks.1.attn.qkv.weight") && names.contains(&"blocks.0.mlp.fc2.bias"));
+        assert_eq!(
+            names[..4],
+            ["cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"]
+        );
+        assert!(
+            names.contains(&"blocks.1.attn.qkv.weight") && names.contains(&"blocks.0.mlp.fc2.bias")
+        );
         assert_eq!(names.last(), Some(&"norm.bias"));
     }
 
@@ -415,10 +422,13 @@ mod tests {
 
     #[test]
     fn masked_patches_are_replaced_and_need_a_mask_token() {
-        let mask = Var::constant(Tensor::ones((1, 16), candle_core::DType::U8, &Device::Cpu).unwrap());
+        let mask =
+            Var::constant(Tensor::ones((1, 16), candle_core::DType::U8, &Device::Cpu).unwrap());
         let (one, two) = (images(2, 16), images(2, 16));
-        let first = |x: &Var| Var::constant(x.value().narrow(0, 0, 1).unwrap().contiguous().unwrap());
-        let other = |x: &Var| Var::constant(x.value().narrow(0, 1, 1).unwrap().contiguous().unwrap());
+        let first =
+            |x: &Var| Var::constant(x.value().narrow(0, 0, 1).unwrap().contiguous().unwrap());
+        let other =
+            |x: &Var| Var::constant(x.value().narrow(0, 1, 1).unwrap().contiguous().unwrap());
         let masked = vit("mask_token = true\n");
         let out = |x: Var| {
             let made = masked.call(&[named("images", &x), named("mask", &mask)], &["cls"]).unwrap();

@@ -16,15 +16,8 @@ use crate::train::teacher::Average;
 use crate::{Error, Result};
 
 /// The kinds that can be declared.
-pub(super) const KINDS: [&str; 7] = [
-    "view@1",
-    "module@1",
-    "parameter@1",
-    "buffer@1",
-    "teacher@1",
-    "schedule@1",
-    "stream@1",
-];
+pub(super) const KINDS: [&str; 7] =
+    ["view@1", "module@1", "parameter@1", "buffer@1", "teacher@1", "schedule@1", "stream@1"];
 
 /// A declared thing.
 #[derive(Clone, Debug)]
@@ -162,8 +155,10 @@ impl Context {
             "schedule@1" => Thing::Schedule(schedule(&mut settings)?),
             "stream@1" => Thing::Stream(name.to_owned()),
             _ => {
-                let hint = did_you_mean(kind, KINDS)
-                    .map_or_else(|| "update pretext".to_owned(), |near| format!("did you mean `{near}`?"));
+                let hint = did_you_mean(kind, KINDS).map_or_else(
+                    || "update pretext".to_owned(),
+                    |near| format!("did you mean `{near}`?"),
+                );
                 return Err(Error::failed(format!("this host can't declare a `{kind}`")).hint(hint));
             }
         };
@@ -218,7 +213,9 @@ impl Context {
     fn declare_parameter(&mut self, name: &str, settings: &mut Settings) -> Result<Thing> {
         let (shape, init, group) = (settings.shape()?, settings.init()?, settings.group()?);
         let state = &mut self.building()?.state;
-        Ok(Thing::Parameter { id: state.parameter(&format!("student.{name}"), &shape, init, group)? })
+        Ok(Thing::Parameter {
+            id: state.parameter(&format!("student.{name}"), &shape, init, group)?,
+        })
     }
 
     /// Builds every module and parameter of `of` a second time, under the teacher's name.

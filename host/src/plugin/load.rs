@@ -28,12 +28,10 @@ pub fn open(path: &Path, method: &str) -> Result<MethodTableRef> {
     let header = *header;
     // The library is never unloaded, so its statics stay.
     std::mem::forget(library);
-    let module = header
-        .upgrade()
-        .and_then(|header| header.init_root_module::<PluginModuleRef>())
-        .map_err(|error| {
-            named("has another layout than this host").because(error).hint(rebuild)
-        })?;
+    let module =
+        header.upgrade().and_then(|header| header.init_root_module::<PluginModuleRef>()).map_err(
+            |error| named("has another layout than this host").because(error).hint(rebuild),
+        )?;
     (0..(module.count())())
         .map(|index| (module.method())(index))
         .find(|table| {

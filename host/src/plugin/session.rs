@@ -172,7 +172,8 @@ impl Context {
     /// The present step.
     pub(super) fn now(&self) -> Result<&Now> {
         self.now.as_ref().ok_or_else(|| {
-            Error::failed("this works within `step` only").hint("declare in `build`, compute in `step`")
+            Error::failed("this works within `step` only")
+                .hint("declare in `build`, compute in `step`")
         })
     }
 }
@@ -326,7 +327,9 @@ impl Session {
                 Err(Error::failed(format!("the method `{method}` panicked in `{name}`{said}"))
                     .hint("this is a bug of the plugin: report it to its authors"))
             }
-            (_, Some(error)) => Err(error.context(format!("the method `{method}` failed in `{name}`"))),
+            (_, Some(error)) => {
+                Err(error.context(format!("the method `{method}` failed in `{name}`")))
+            }
             (status, None) => Err(Error::failed(format!(
                 "the method `{method}` failed in `{name}` with status {status} and no message"
             ))),

@@ -132,7 +132,8 @@ fn copied(value: &Value) -> Result<Setting> {
         tag::FLOATS => unsafe { value.as_floats() }.map(|floats| Setting::Floats(floats.to_vec())),
         _ => None,
     };
-    setting.ok_or_else(|| Error::failed(format!("a value with tag {} is not understood", value.tag)))
+    setting
+        .ok_or_else(|| Error::failed(format!("a value with tag {} is not understood", value.tag)))
 }
 
 unsafe extern "C" fn set_error(
@@ -239,7 +240,8 @@ unsafe extern "C" fn op_call(
     room: u64,
 ) -> Status {
     guard(context, |context| {
-        let op = ops().get(op as usize).ok_or_else(|| Error::failed(format!("no op number {op}")))?;
+        let op =
+            ops().get(op as usize).ok_or_else(|| Error::failed(format!("no op number {op}")))?;
         // SAFETY: the plugin lends the list for the length of the call.
         let arguments = unsafe { list(arguments, n) }?;
         let arguments: Vec<Arg> =

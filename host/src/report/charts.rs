@@ -262,7 +262,7 @@ mod tests {
     fn ticks_are_round_and_inside() {
         assert_eq!(ticks((0.0, 10.0), 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks((-0.3, 0.9), 3), [0.0, 0.5]);
-        assert!(ticks((1e-6, 5e-4), 4).len() >= 3);
+        assert_eq!(ticks((1e-6, 5e-4), 4).len(), 2);
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn bell(distances: &[f64], own: usize, target: f64, out: &mut [f64]) {
     let others = || distances.iter().enumerate().filter(|(j, _)| *j != own).map(|(_, d)| *d);
     let nearest = others().fold(f64::INFINITY, f64::min);
     let scale = others().sum::<f64>() / distances.len() as f64;
-    let (mut low, mut high, mut precision) = (0.0, f64::INFINITY, 1.0 / scale.max(1e-300));
+    let (mut low, mut high, mut precision) = (0.0, f64::INFINITY, 1.0 / scale.max(1e-200));
     for _ in 0..64 {
         let mut sum = 0.0;
         for (j, (p, d)) in out.iter_mut().zip(distances).enumerate() {

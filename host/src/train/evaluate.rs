@@ -82,9 +82,13 @@ impl Inputs {
         let mut bytes = Vec::new();
         resizer.apply(image, middle, (side, side), &mut bytes)?;
         for channel in 0..3 {
-            self.values.extend(bytes.iter().skip(channel).step_by(3).map(|byte| {
-                (f32::from(*byte) / 255.0 - MEAN[channel]) / STD[channel]
-            }));
+            self.values.extend(
+                bytes
+                    .iter()
+                    .skip(channel)
+                    .step_by(3)
+                    .map(|byte| (f32::from(*byte) / 255.0 - MEAN[channel]) / STD[channel]),
+            );
         }
         self.pictures.push(bytes);
         Ok(())
@@ -233,7 +237,8 @@ impl Evaluation {
     /// What naming the most frequent class for every query would reach.
     pub fn chance(&self) -> Option<f64> {
         let labels = &self.queries.labels;
-        let most = labels.iter().map(|label| labels.iter().filter(|l| *l == label).count()).max()?;
+        let most =
+            labels.iter().map(|label| labels.iter().filter(|l| *l == label).count()).max()?;
         Some(most as f64 / labels.len() as f64)
     }
 

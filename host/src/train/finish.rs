@@ -67,7 +67,9 @@ fn already_asked(folder: &Run, step: u64) -> Result<bool> {
 
 fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {
     let mut lines: Vec<String> =
-        knn_line(ending.recipe, ending.evaluation, &ending.baselines, learned).into_iter().collect();
+        knn_line(ending.recipe, ending.evaluation, &ending.baselines, learned)
+            .into_iter()
+            .collect();
     let untrained = &ending.baselines.untrained;
     lines.push(format!(
         "features      rank {:.1} (untrained {:.1}), spread {:.2} (untrained {:.2})",
@@ -90,8 +92,10 @@ fn knn_line(
 ) -> Option<String> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let others = [("untrained", baselines.untrained.knn), ("raw input", baselines.raw)];
-    let others: Vec<String> =
-        others.into_iter().filter_map(|(name, v)| Some(format!("{name} {}", percent(v?)))).collect();
+    let others: Vec<String> = others
+        .into_iter()
+        .filter_map(|(name, v)| Some(format!("{name} {}", percent(v?))))
+        .collect();
     Some(format!(
         "kNN accuracy  {} ({}); k = {}, a bank of {}, {} queries",
         percent(learned.knn?),

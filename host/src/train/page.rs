@@ -110,7 +110,8 @@ fn warnings(look: &Look<'_>) -> Vec<String> {
     if let (Some(knn), Some(untrained)) = (figures.knn, look.baselines.untrained.knn)
         && knn <= untrained
     {
-        warnings.push("The trained features are no better than the untrained network's.".to_owned());
+        warnings
+            .push("The trained features are no better than the untrained network's.".to_owned());
     }
     warnings
 }

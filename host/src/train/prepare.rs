@@ -100,12 +100,7 @@ fn exempt_vectors(state: &mut State) {
     }
 }
 
-fn open_split(
-    recipe: &Recipe,
-    source: &str,
-    split: &str,
-    train: bool,
-) -> Result<Arc<dyn Dataset>> {
+fn open_split(recipe: &Recipe, source: &str, split: &str, train: bool) -> Result<Arc<dyn Dataset>> {
     let data = &recipe.data;
     // Built-in sets take their size and count in their name.
     let source = match source {
@@ -217,7 +212,6 @@ pub(super) fn describe(recipe: &Recipe, prepared: &Prepared) -> Vec<String> {
     }
     plan
 }
-
 
 /// What a recipe comes to, before anything is trained.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::evaluate::Evaluation;
 use super::event::{Event, Observer, StepReport};
 use super::finish::{Ending, Work, finish};
 use super::pace::Pace;
 use super::prepare::{Prepared, checkpoint, describe, prepare, restore};
-use super::evaluate::Evaluation;
 use super::probing::{Baselines, ask, evaluation, write_figures};
 use super::schedule::Progress;
 use super::step::Taken;
@@ -16,9 +16,10 @@ use super::views::BatchViews;
 use crate::config::Recipe;
 use crate::data::loader::{Loader, LoaderOptions};
 use crate::plugin::Found;
-use crate::run::{Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Resumption, Run};
+use crate::run::{
+    Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Resumption, Run,
+};
 use crate::{Error, Result};
-
 
 /// What to run.
 #[derive(Debug)]
@@ -136,7 +137,8 @@ fn manifest(request: &Request<'_>) -> Manifest {
 /// Names the newest whole checkpoint in an error that stopped a run.
 fn name_checkpoint(error: Error, run: &Path) -> Error {
     let hinted = error.hint_text().is_some();
-    let newest = crate::run::list(&run.join("checkpoints")).ok().and_then(|all| all.into_iter().next());
+    let newest =
+        crate::run::list(&run.join("checkpoints")).ok().and_then(|all| all.into_iter().next());
     match newest {
         _ if hinted => error,
         Some((step, path)) => error
@@ -234,7 +236,8 @@ impl Steps<'_> {
         let mut waited = Duration::ZERO;
         let mut samples = 0;
         let next = || {
-            let batch = loader.next_batch()?.ok_or_else(|| Error::failed("the data ended early"))?;
+            let batch =
+                loader.next_batch()?.ok_or_else(|| Error::failed("the data ended early"))?;
             for broken in &batch.broken {
                 let (name, reason) = (&broken.name, &broken.reason);
                 observer.event(Event::Warning(format!("skipped `{name}`: {reason}")));

@@ -11,8 +11,8 @@ use super::schedule::{Progress, Schedule};
 use super::teacher::Average;
 use crate::engine::{Precision, Tape, storage};
 use crate::module::Forward;
-use crate::random::Stream;
 use crate::plugin::Told;
+use crate::random::Stream;
 use crate::state::{BufferId, ParamId, State, StepVars};
 use crate::{Error, Result};
 
@@ -249,7 +249,12 @@ mod tests {
         fn learn(&mut self, f: &Forward<'_>, batch: &f32, _: Progress) -> Result<Told> {
             let constant = Var::constant(Tensor::new(&[*batch], &Device::Cpu)?);
             let loss = add(f.tape, &f.param(self.0), &constant)?;
-            Ok(Told { metrics: vec![("batch".into(), constant)], loss, buffers: Vec::new(), log: Vec::new() })
+            Ok(Told {
+                metrics: vec![("batch".into(), constant)],
+                loss,
+                buffers: Vec::new(),
+                log: Vec::new(),
+            })
         }
     }
 

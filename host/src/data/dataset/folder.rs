@@ -141,7 +141,8 @@ mod tests {
         }
         let data = open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
         let view = ViewRequest::new("g", "crop", 1, 1).with("size", 16.0).with("scale_min", 1.0);
-        let options = LoaderOptions { batch: 3, end: Some(1), shuffle: false, ..Default::default() };
+        let options =
+            LoaderOptions { batch: 3, end: Some(1), shuffle: false, ..Default::default() };
         let mut loader = Loader::new(data, &ViewPlan { views: vec![view] }, options).unwrap();
         let batch = loader.next_batch().unwrap().unwrap();
         assert!(batch.broken.len() == 1 && batch.broken[0].name.ends_with("b.jpg"));

@@ -22,7 +22,12 @@ pub fn l2_normalize<T: Float>(x: &[T], gain: Option<&[T]>, eps: T, y: &mut [T], 
 }
 
 fn check<T>(x: &[T], norms: &[T], gain: Option<&[T]>) -> usize {
-    assert!(x.len().is_multiple_of(norms.len()), "{} numbers don't make {} rows", x.len(), norms.len());
+    assert!(
+        x.len().is_multiple_of(norms.len()),
+        "{} numbers don't make {} rows",
+        x.len(),
+        norms.len()
+    );
     assert!(gain.is_none_or(|gain| gain.len() == norms.len()), "one gain per row");
     x.len() / norms.len()
 }
@@ -72,11 +77,7 @@ pub struct Backward<'a, T> {
 ///
 /// # Panics
 /// When the lengths don't fit together.
-pub fn l2_normalize_backward<T: Float>(
-    backward: Backward<'_, T>,
-    dx: &mut [T],
-    dgain: &mut [T],
-) {
+pub fn l2_normalize_backward<T: Float>(backward: Backward<'_, T>, dx: &mut [T], dgain: &mut [T]) {
     let Backward { x, norms, gain, eps, dy } = backward;
     if x.is_empty() {
         return;

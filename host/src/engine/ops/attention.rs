@@ -29,7 +29,9 @@ pub fn attention(tape: &Tape, qkv: &Var, heads: usize, scale: f64) -> Result<Var
 
 fn refuse(qkv: &Var, heads: usize) -> Error {
     let dims = qkv.dims();
-    Error::failed(format!("`attention` needs [B, N, 3 D] with D a multiple of {heads}, got {dims:?}"))
+    Error::failed(format!(
+        "`attention` needs [B, N, 3 D] with D a multiple of {heads}, got {dims:?}"
+    ))
 }
 
 fn fused<T: Float + WithDType>(tape: &Tape, qkv: &Var, sizes: Sizes, scale: f64) -> Result<Var> {

@@ -14,13 +14,7 @@ use crate::{Error, Result, for_float};
 ///
 /// # Errors
 /// When the shapes don't fit together.
-pub fn layer_norm(
-    tape: &Tape,
-    x: &Var,
-    w: Option<&Var>,
-    b: Option<&Var>,
-    eps: f64,
-) -> Result<Var> {
+pub fn layer_norm(tape: &Tape, x: &Var, w: Option<&Var>, b: Option<&Var>, eps: f64) -> Result<Var> {
     let width = check("layer_norm", x, [w, b])?;
     let rows = x.value().elem_count() / width.max(1);
     let tensors = [x, w.unwrap_or(x), b.unwrap_or(x)].map(Var::value);
@@ -53,7 +47,9 @@ pub fn layer_norm(
 /// The size of the last dimension, which is also that of each of `affine`.
 pub(super) fn check(op: &str, x: &Var, affine: [Option<&Var>; 2]) -> Result<usize> {
     let width = x.dims().last().copied();
-    let fits = |part: &Option<&Var>| part.is_none_or(|part| Some(part.dims()) == width.as_ref().map(std::slice::from_ref));
+    let fits = |part: &Option<&Var>| {
+        part.is_none_or(|part| Some(part.dims()) == width.as_ref().map(std::slice::from_ref))
+    };
     match width {
         Some(width) if affine.iter().all(fits) => Ok(width),
         _ => Err(Error::failed(format!(
@@ -108,16 +104,24 @@ impl Kept {
             place.filter(|place| inputs.wants(*place)).map(|_| vec![T::ZERO; width])
         };
         let (mut dweight, mut dbias) = (sums(places.weight), sums(places.bias));
-        storage::read_all([&self.x, mean, &self.rstd, weight, dy], |[x, mean, rstd, weight, dy]| {
-            let backward = norm::Backward {
-                x,
-                mean: self.mean.is_some().then_some(mean),
-                rstd,
-                weight: self.weight.is_some().then_some(weight),
-                dy,
-            };
-            norm::norm_backward(backward, &mut dx, dweight.as_deref_mut(), dbias.as_deref_mut());
-        })?;
+        storage::read_all(
+            [&self.x, mean, &self.rstd, weight, dy],
+            |[x, mean, rstd, weight, dy]| {
+                let backward = norm::Backward {
+                    x,
+                    mean: self.mean.is_some().then_some(mean),
+                    rstd,
+                    weight: self.weight.is_some().then_some(weight),
+                    dy,
+                };
+                norm::norm_backward(
+                    backward,
+                    &mut dx,
+                    dweight.as_deref_mut(),
+                    dbias.as_deref_mut(),
+                );
+            },
+        )?;
         if inputs.wants(0) {
             inputs.add(0, storage::tensor(dx, self.x.dims())?)?;
         }

@@ -3,8 +3,8 @@
 use candle_core::{Tensor, WithDType};
 
 use super::linear::{Product, check, forward, samples};
-use crate::engine::kernel::activation::{self, Activation};
 use crate::engine::kernel::Float;
+use crate::engine::kernel::activation::{self, Activation};
 use crate::engine::op::{Args, Gradient, OpDef};
 use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};

@@ -112,7 +112,11 @@ fn stack<T: Float + WithDType>(
     cols: usize,
     transposed: bool,
 ) -> Stack<'_, T> {
-    if transposed { Stack::new(data, cols, rows).transposed() } else { Stack::new(data, rows, cols) }
+    if transposed {
+        Stack::new(data, cols, rows).transposed()
+    } else {
+        Stack::new(data, rows, cols)
+    }
 }
 
 inventory::submit! {

@@ -19,8 +19,10 @@ pub fn patchify(tape: &Tape, x: &Var, patch: usize) -> Result<Var> {
         )));
     };
     if patch == 0 || height % patch != 0 || width % patch != 0 {
-        return Err(Error::failed(format!("{height} x {width} can't be cut into patches of {patch}"))
-            .hint("choose a crop size that is a multiple of the patch"));
+        return Err(Error::failed(format!(
+            "{height} x {width} can't be cut into patches of {patch}"
+        ))
+        .hint("choose a crop size that is a multiple of the patch"));
     }
     let grid = [height / patch, width / patch];
     let value = tape.timed("patchify", || cut(x.value(), [b, c], grid, patch))?;

@@ -84,13 +84,7 @@ fn cubic(x: f64) -> f64 {
 
 /// `down x across^T` for every channel, or with both matrices transposed: the gradient. `shape` is
 /// that of the result.
-fn apply(
-    x: &Tensor,
-    down: Taps,
-    across: Taps,
-    back: bool,
-    shape: [usize; 4],
-) -> Result<Tensor> {
+fn apply(x: &Tensor, down: Taps, across: Taps, back: bool, shape: [usize; 4]) -> Result<Tensor> {
     let [b, c, height, width] = shape;
     let (rows, cols) = (x.dims()[2], x.dims()[3]);
     for_float!(x.dtype(), T => {

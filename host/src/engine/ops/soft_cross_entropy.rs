@@ -37,7 +37,8 @@ fn fused<T: Float + WithDType>(
     temperature: f64,
 ) -> Result<Var> {
     let temperature = <T as Float>::from_f64(temperature);
-    let (mut loss, mut lse, mut mass) = (vec![T::ZERO; rows], vec![T::ZERO; rows], vec![T::ZERO; rows]);
+    let (mut loss, mut lse, mut mass) =
+        (vec![T::ZERO; rows], vec![T::ZERO; rows], vec![T::ZERO; rows]);
     let value = tape.timed("soft_cross_entropy", || -> Result<_> {
         storage::read_all([logits.value(), targets], |[data, targets]| {
             let losses = Losses { loss: &mut loss, lse: &mut lse, mass: &mut mass };
