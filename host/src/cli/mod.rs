@@ -10,6 +10,7 @@ mod probe;
 pub mod progress;
 mod report;
 mod runs;
+mod time;
 mod train;
 pub mod words;
 
@@ -39,6 +40,7 @@ enum Command {
     Probe(probe::Probe),
     Report(report::Report),
     Runs(runs::Runs),
+    Time(time::Time),
     Plugin(plugin::Plugin),
     Data(data::Data),
     Doctor(doctor::Doctor),
@@ -51,6 +53,7 @@ impl Command {
             Self::Probe(probe) => probe.run(),
             Self::Report(report) => report.run(),
             Self::Runs(runs) => runs.run(),
+            Self::Time(time) => time.run(),
             Self::Plugin(plugin) => plugin.run(),
             Self::Data(data) => data.run(),
             Self::Doctor(doctor) => doctor.run(),

@@ -13,6 +13,10 @@ pub struct Cost {
     pub forward: Duration,
     /// Time in backward calls.
     pub backward: Duration,
+    /// Floating point operations of matrix products, forward and backward.
+    pub flops: u64,
+    /// Bytes of inputs and results of forward calls.
+    pub bytes: u64,
 }
 
 /// The cost of every op, by name.
@@ -20,7 +24,16 @@ pub struct Cost {
 pub struct Profile(RefCell<BTreeMap<&'static str, Cost>>);
 
 impl Profile {
-    pub(super) fn forward<T>(&self, name: &'static str, body: impl FnOnce() -> T) -> T {
+    /// Counts work that the op `name` has done.
+    pub(super) fn count(&self, name: &'static str, flops: u64, bytes: u64) {
+        let mut costs = self.0.borrow_mut();
+        let cost = costs.entry(name).or_default();
+        cost.flops += flops;
+        cost.bytes += bytes;
+    }
+
+    /// Times `body` as a call of `name`, which may be an op or a part of the step around them.
+    pub fn forward<T>(&self, name: &'static str, body: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = body();
         let mut costs = self.0.borrow_mut();

@@ -1,6 +1,7 @@
 //! The tape: remembers how each value was made, and walks back through it once.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -97,7 +98,7 @@ pub struct Tape {
     no_grad: Cell<usize>,
     recorded_bytes: Cell<u64>,
     precision: Precision,
-    profile: Option<Profile>,
+    profile: Option<Rc<Profile>>,
 }
 
 impl std::fmt::Debug for Tape {
@@ -112,16 +113,18 @@ impl Tape {
         Self { precision, ..Self::default() }
     }
 
-    /// Measures every op from now on; see [`Tape::profile`].
+    /// Measures every op from now on, into `profile` if there is one.
     #[must_use]
-    pub fn profiled(mut self) -> Self {
-        self.profile = Some(Profile::default());
+    pub fn profiled(mut self, profile: Option<Rc<Profile>>) -> Self {
+        self.profile = profile;
         self
     }
 
-    /// What was measured, if the tape is profiled.
-    pub fn profile(&self) -> Option<&Profile> {
-        self.profile.as_ref()
+    /// Counts floating point operations that the op `name` does in matrix products.
+    pub fn count_flops(&self, name: &'static str, flops: usize) {
+        if let Some(profile) = &self.profile {
+            profile.count(name, flops as u64, 0);
+        }
     }
 
     /// The arithmetic of matrix products.
@@ -170,10 +173,15 @@ impl Tape {
         value: Tensor,
         backward: impl FnOnce(Incoming, &mut Gradients<'_>) -> Result<()> + 'static,
     ) -> Var {
+        let size = |tensor: &Tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+        let bytes = size(&value);
+        if let Some(profile) = &self.profile {
+            let read: u64 = inputs.iter().map(|input| size(&input.value)).sum();
+            profile.count(name, 0, read + bytes);
+        }
         if !self.records(inputs) {
             return Var::constant(value);
         }
-        let bytes = (value.elem_count() * value.dtype().size_in_bytes()) as u64;
         self.recorded_bytes.set(self.recorded_bytes.get() + bytes);
         let mut nodes = self.nodes.borrow_mut();
         nodes.push(Node {

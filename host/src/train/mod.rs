@@ -13,6 +13,7 @@ pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod teacher;
+pub mod time;
 pub mod views;
 
 pub use event::{Event, Observer, StepReport};

@@ -83,7 +83,7 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     };
     let optimizer = Optimizer::new(rule(&recipe.train), &state);
     let rules = rules(recipe);
-    let trainer = Trainer { state, optimizer, averages, rules };
+    let trainer = Trainer { state, optimizer, averages, rules, profile: None };
     Ok(Prepared { session, trainer, data, test, plan, side, steps_per_epoch, total_steps })
 }
 

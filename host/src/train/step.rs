@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use super::optimizer::{Clip, Optimizer, Rates, clip};
 use super::schedule::{Progress, Schedule};
 use super::teacher::Average;
+use crate::engine::profile::Profile;
 use crate::engine::{Precision, Tape, storage};
 use crate::module::Forward;
 use crate::plugin::Told;
@@ -77,6 +78,8 @@ pub struct Trainer {
     pub averages: Vec<Average>,
     /// What the recipe fixed.
     pub rules: Rules,
+    /// Where the time of every op and part is written down; none measures nothing.
+    pub profile: Option<Rc<Profile>>,
 }
 
 impl Trainer {
@@ -136,13 +139,21 @@ impl Trainer {
                 self.state.set_buffer(id, value)?;
             }
         }
+        let profile = self.profile.clone();
         let mut gradients: Vec<(ParamId, Tensor)> = gradients.into_iter().collect();
-        let gradient_norm = clip(&self.state, &mut gradients, self.rules.clip)?;
+        let gradient_norm = measured(profile.as_deref(), "(clip)", || {
+            clip(&self.state, &mut gradients, self.rules.clip)
+        })?;
         let (lr, weight_decay) = (self.rules.lr.at(progress), self.rules.weight_decay.at(progress));
-        self.optimizer.step(&self.state, &gradients, Rates { lr, weight_decay })?;
+        let rates = Rates { lr, weight_decay };
+        measured(profile.as_deref(), "(optimizer)", || {
+            self.optimizer.step(&self.state, &gradients, rates)
+        })?;
         let mut teacher_decay = None;
         for average in &self.averages {
-            let decay = average.update(&self.state, progress)?;
+            let decay = measured(profile.as_deref(), "(teacher)", || {
+                average.update(&self.state, progress)
+            })?;
             teacher_decay.get_or_insert(decay);
         }
         let (loss, metrics) = sums.mean(self.rules.accumulate);
@@ -158,7 +169,7 @@ impl Trainer {
         draw: u64,
         gradients: &mut BTreeMap<ParamId, Tensor>,
     ) -> Result<Read> {
-        let tape = Tape::new(self.rules.precision);
+        let tape = Tape::new(self.rules.precision).profiled(self.profile.clone());
         let vars = StepVars::new(&self.state);
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", draw, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
@@ -191,6 +202,14 @@ impl Trainer {
             }
         }
         Ok(Read { loss, metrics, buffers: told.buffers, log: told.log })
+    }
+}
+
+/// Runs `body`, as a part of the step called `name` where there is a profile.
+fn measured<T>(profile: Option<&Profile>, name: &'static str, body: impl FnOnce() -> T) -> T {
+    match profile {
+        Some(profile) => profile.forward(name, body),
+        None => body(),
     }
 }
 
@@ -271,7 +290,7 @@ mod tests {
             clip: Clip::Off,
         };
         let optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0 }, &state);
-        (Trainer { state, optimizer, averages: Vec::new(), rules }, Slope(id))
+        (Trainer { state, optimizer, averages: Vec::new(), rules, profile: None }, Slope(id))
     }
 
     fn progress(step: u64) -> Progress {

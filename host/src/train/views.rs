@@ -89,7 +89,7 @@ pub fn random_views(
 }
 
 /// A batch, as a method's step finds its views in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BatchViews {
     /// By view and copy, in the order of the plan.
     views: Vec<Vec<Tensor>>,

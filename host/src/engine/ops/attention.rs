@@ -45,6 +45,9 @@ fn fused<T: Float + WithDType>(tape: &Tape, qkv: &Var, sizes: Sizes, scale: f64)
         let width = sizes.heads * sizes.head_dim;
         Ok((storage::tensor(out, (sizes.batch, sizes.tokens, width))?, lse))
     })?;
+    // Two products forward; backward makes the scores again and has four more.
+    let products = if tape.records(&[qkv]) { 7 } else { 2 };
+    tape.count_flops("attention", products * 2 * sizes.tokens * sizes.out_len());
     let saved = qkv.value().clone();
     Ok(tape.record("attention", &[qkv], value, move |gradient, inputs| {
         let mut dqkv = vec![T::ZERO; sizes.qkv_len()];

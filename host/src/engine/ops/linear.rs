@@ -21,6 +21,7 @@ pub fn linear(tape: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let precision = tape.precision();
     let value = tape.timed("linear", || forward(precision, x, w, b, sizes))?;
     let product = Product::new(precision, [x, w], b, sizes);
+    tape.count_flops("linear", product.flops(tape.records(&[x, w])));
     let inputs = [Some(x), Some(w), b];
     let inputs: Vec<&Var> = inputs.into_iter().flatten().collect();
     Ok(tape.record("linear", &inputs, value, move |gradient, inputs| {
@@ -100,6 +101,13 @@ impl Product {
             bias: b.is_some_and(Var::tracked),
             sizes,
         }
+    }
+
+    /// Floating point operations forward, and backward where it is `recorded`.
+    pub(super) fn flops(&self, recorded: bool) -> usize {
+        let Linear { rows, inputs, outputs } = self.sizes;
+        let gradients = usize::from(self.x.is_some()) + usize::from(self.w.is_some());
+        2 * rows * inputs * outputs * (1 + if recorded { gradients } else { 0 })
     }
 
     /// Adds the gradients of x (input 0), w (1) and b (2, if there) from `dy` `[..., O]`.
