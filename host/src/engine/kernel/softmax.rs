@@ -220,29 +220,32 @@ pub fn log_sum_exp_backward<T: Float>(x: Logits<'_, T>, lse: &[T], dlse: &[T], d
 pub struct Losses<'a, T> {
     /// The loss.
     pub loss: &'a mut [T],
-    /// log sum exp of the row's logits / temperature.
-    pub lse: &'a mut [T],
-    /// The sum of the row's targets.
-    pub mass: &'a mut [T],
+    /// The row's largest logit.
+    pub max: &'a mut [T],
+    /// What the gradient multiplies exp((x - max) / t) by: `sum targets / sum exp((x - max) / t)`.
+    pub share: &'a mut [T],
 }
 
 /// `loss[r] = sum_k targets[r, k] (lse[r] - x[r, k] / t)`: cross-entropy with targets `[rows, width]`
 /// that need not sum to 1.
+///
+/// For the gradient it keeps the largest logit and not lse, which a low temperature makes so large
+/// that its rounding would be seen in every probability.
 ///
 /// # Panics
 /// When the lengths don't fit together.
 pub fn soft_cross_entropy<T: Float>(
     x: Logits<'_, T>,
     targets: &[T],
-    Losses { loss, lse, mass }: Losses<'_, T>,
+    Losses { loss, max, share }: Losses<'_, T>,
 ) {
     assert_eq!(x.data.len(), targets.len(), "targets have the shape of the logits");
     assert_eq!(x.data.len(), x.width * loss.len(), "one loss per row");
     let rows = threads::rows_per_task(x.width);
-    threads::chunks3((loss, rows), (lse, rows), (mass, rows), |i, loss, lse, mass| {
+    threads::chunks3((loss, rows), (max, rows), (share, rows), |i, loss, max, share| {
         let (start, len) = (i * rows * x.width, loss.len() * x.width);
         let targets = &targets[start..][..len];
-        let losses = Losses { loss, lse, mass };
+        let losses = Losses { loss, max, share };
         dispatch(SoftForward { x: x.part(start, len), targets, losses });
     });
 }
@@ -259,16 +262,17 @@ impl<T: Float> Kernel for SoftForward<'_, T> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let scale = T::ONE / self.x.temperature;
-        let Losses { loss, lse, mass } = self.losses;
+        let Losses { loss, max, share } = self.losses;
         let rows = self.x.rows().zip(self.targets.chunks_exact(self.x.width.max(1)));
         for (i, (x, targets)) in rows.enumerate() {
-            let max = lanes::max(x);
-            let log = sum_exp::<T, FMA>(x, max, scale).ln();
+            let largest = lanes::max(x);
+            let sum = sum_exp::<T, FMA>(x, largest, scale);
             // Distances from the largest logit: no large numbers that cancel.
-            let below = lanes::sum_of_two(x, targets, |x, t| t * (max - x));
-            mass[i] = lanes::sum(targets);
-            lse[i] = max * scale + log;
-            loss[i] = below * scale + mass[i] * log;
+            let below = lanes::sum_of_two(x, targets, |x, t| t * (largest - x));
+            let mass = lanes::sum(targets);
+            max[i] = largest;
+            share[i] = mass / sum;
+            loss[i] = below * scale + mass * sum.ln();
         }
     }
 }
@@ -278,10 +282,10 @@ impl<T: Float> Kernel for SoftForward<'_, T> {
 pub struct LossGradient<'a, T> {
     /// The gradient of the row's loss.
     pub dloss: &'a [T],
-    /// The saved log sum exp.
-    pub lse: &'a [T],
-    /// The saved sum of the targets.
-    pub mass: &'a [T],
+    /// The saved largest logits.
+    pub max: &'a [T],
+    /// The saved shares.
+    pub share: &'a [T],
 }
 
 /// The gradient of [`soft_cross_entropy`] to the logits:
@@ -303,9 +307,9 @@ pub fn soft_cross_entropy_backward<T: Float>(
     }
     threads::chunks(dx, chunk, |i, dx| {
         let first = i * chunk / x.width;
-        let LossGradient { dloss, lse, mass } = gradient;
+        let LossGradient { dloss, max, share } = gradient;
         let gradient =
-            LossGradient { dloss: &dloss[first..], lse: &lse[first..], mass: &mass[first..] };
+            LossGradient { dloss: &dloss[first..], max: &max[first..], share: &share[first..] };
         let targets = &targets[i * chunk..][..dx.len()];
         dispatch(SoftBackward { x: x.part(i * chunk, dx.len()), targets, gradient, dx });
     });
@@ -327,11 +331,11 @@ impl<T: Float> Kernel for SoftBackward<'_, T> {
         let width = self.x.width;
         let rows = self.x.rows().zip(self.targets.chunks_exact(width));
         for (i, ((x, targets), dx)) in rows.zip(self.dx.chunks_exact_mut(width)).enumerate() {
-            let LossGradient { dloss, lse, mass } = self.gradient;
-            let (factor, lse, mass) = (dloss[i] * scale, lse[i], mass[i]);
+            let LossGradient { dloss, max, share } = self.gradient;
+            let (factor, max, share) = (dloss[i] * scale, max[i], share[i]);
             for ((dx, x), t) in dx.iter_mut().zip(x).zip(targets) {
-                let p = x.fma::<FMA>(scale, -lse).exp::<FMA>();
-                *dx = factor * mass.fma::<FMA>(p, -*t);
+                let e = ((*x - max) * scale).exp::<FMA>();
+                *dx = factor * share.fma::<FMA>(e, -*t);
             }
         }
     }

@@ -38,12 +38,13 @@ fn check<F: Float>(rows: usize, width: usize, tolerance: f64) {
     softmax(Softmax::Log, logits, &mut y);
     assert_close(&y, &log_softmax(&x, width, T), tolerance);
     let targets: Vec<f64> = numbers(2, x.len()).iter().map(|t| t.abs()).collect();
-    let (mut loss, mut lse, mut mass) =
+    let (mut loss, mut max, mut share) =
         (vec![F::ZERO; rows], vec![F::ZERO; rows], vec![F::ZERO; rows]);
-    let out = Losses { loss: &mut loss, lse: &mut lse, mass: &mut mass };
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
     soft_cross_entropy(logits, &to::<F>(&targets), out);
     assert_close(&loss, &losses(&x, &targets, width, T), tolerance);
     let hard: Vec<u32> = (0..rows).map(|r| (r * 7 % width) as u32).collect();
+    let mut lse = vec![F::ZERO; rows];
     cross_entropy(logits, &hard, &mut loss, &mut lse);
     let log = log_softmax(&x, width, T);
     let want: Vec<f64> = (0..rows).map(|r| -log[r * width + r * 7 % width]).collect();
@@ -77,15 +78,17 @@ fn check_loss_backward<F: Float>(rows: usize, width: usize, tolerance: f64) {
     let dloss = numbers(7, rows);
     let dloss_t = to::<F>(&dloss);
     let logits = Logits { data: &xt, width, temperature: F::from_f64(T) };
-    let (mut loss, mut lse, mut mass) =
+    let (mut loss, mut max, mut share) =
         (vec![F::ZERO; rows], vec![F::ZERO; rows], vec![F::ZERO; rows]);
-    let out = Losses { loss: &mut loss, lse: &mut lse, mass: &mut mass };
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
     soft_cross_entropy(logits, &targets_t, out);
     let mut dx = vec![F::ONE; x.len()];
-    let gradient = LossGradient { dloss: &dloss_t, lse: &lse, mass: &mass };
+    let gradient = LossGradient { dloss: &dloss_t, max: &max, share: &share };
     soft_cross_entropy_backward(logits, &targets_t, gradient, &mut dx);
     assert_close(&dx, &slope(&x, &dloss, |x| losses(x, &targets, width, T)), tolerance);
     let hard: Vec<u32> = (0..rows).map(|r| (r * 5 % width) as u32).collect();
+    let mut lse = vec![F::ZERO; rows];
+    log_sum_exp(logits, &mut lse);
     cross_entropy_backward(logits, &hard, &lse, &dloss_t, &mut dx);
     let mut one_hot = vec![0.0; x.len()];
     for (r, target) in hard.iter().enumerate() {
@@ -114,4 +117,21 @@ fn large_logits_neither_overflow_nor_lose_the_loss() {
     let mut lse = [0.0];
     log_sum_exp(logits, &mut lse);
     assert_close(&lse, &[1_000.313_26], 1e-6);
+}
+
+#[test]
+fn a_low_temperature_costs_the_gradient_of_a_loss_no_digits() {
+    let (x, targets) = ([4.9_f32, 4.7, 1.0, -3.0], [0.25_f32, 0.25, 0.25, 0.25]);
+    let logits = Logits { data: &x, width: 4, temperature: 0.04 };
+    let (mut loss, mut max, mut share) = ([0.0], [0.0], [0.0]);
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
+    soft_cross_entropy(logits, &targets, out);
+    let gradient = LossGradient { dloss: &[1.0], max: &max, share: &share };
+    let mut dx = [0.0; 4];
+    soft_cross_entropy_backward(logits, &targets, gradient, &mut dx);
+    let exact = |x: f32| f64::from(x);
+    let t = exact(0.04);
+    let p = 1.0 / (1.0 + ((exact(4.7) - exact(4.9)) / t).exp());
+    let want = [p, 1.0 - p, 0.0, 0.0].map(|p| (p - 0.25) / t);
+    assert_close(&dx, &want, 1e-6);
 }

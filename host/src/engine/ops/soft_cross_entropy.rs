@@ -37,11 +37,11 @@ fn fused<T: Float + WithDType>(
     temperature: f64,
 ) -> Result<Var> {
     let temperature = <T as Float>::from_f64(temperature);
-    let (mut loss, mut lse, mut mass) =
+    let (mut loss, mut max, mut share) =
         (vec![T::ZERO; rows], vec![T::ZERO; rows], vec![T::ZERO; rows]);
     let value = tape.timed("soft_cross_entropy", || -> Result<_> {
         storage::read_all([logits.value(), targets], |[data, targets]| {
-            let losses = Losses { loss: &mut loss, lse: &mut lse, mass: &mut mass };
+            let losses = Losses { loss: &mut loss, max: &mut max, share: &mut share };
             kernel::soft_cross_entropy(Logits { data, width, temperature }, targets, losses);
         })?;
         storage::tensor(loss, rows)
@@ -51,7 +51,7 @@ fn fused<T: Float + WithDType>(
         let (logits, targets) = saved;
         let mut dx = vec![T::ZERO; rows * width];
         storage::read_all([&logits, &targets, gradient.tensor()], |[data, targets, dloss]| {
-            let gradient = LossGradient { dloss, lse: &lse, mass: &mass };
+            let gradient = LossGradient { dloss, max: &max, share: &share };
             let logits = Logits { data, width, temperature };
             kernel::soft_cross_entropy_backward(logits, targets, gradient, &mut dx);
         })?;
