@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::plugin::Places;
-use crate::config::{Draft, Kind, MethodTable, OptionSpec, Recipe};
-use crate::module::registry::{self, Role};
+use crate::config::{Draft, MethodTable, Recipe};
+use crate::module::registry::backbone_options;
 use crate::plugin::{Catalogue, Found};
 use crate::run::Run;
 use crate::{Error, Result};
@@ -72,33 +72,5 @@ impl Asked {
             .num_threads(self.recipe.threads)
             .build_global()
             .map_err(|error| Error::failed("can't set the number of threads").because(error))
-    }
-}
-
-/// The options of a kind of backbone.
-///
-/// # Errors
-/// When there is no such kind.
-pub(super) fn backbone_options(kind: &str) -> Result<Vec<OptionSpec>> {
-    Ok(registry::find(Role::Backbone, kind)?.options.iter().map(option).collect())
-}
-
-fn option(def: &registry::OptionDef) -> OptionSpec {
-    let (kind, min, max, choices) = match def.kind {
-        registry::Kind::Int { low, high, .. } => {
-            (Kind::Int, Some(low as f64), Some(high as f64), &[][..])
-        }
-        registry::Kind::Float { low, high, .. } => (Kind::Float, Some(low), Some(high), &[][..]),
-        registry::Kind::Bool { .. } => (Kind::Bool, None, None, &[][..]),
-        registry::Kind::Choice { of, .. } => (Kind::Choice, None, None, of),
-    };
-    OptionSpec {
-        name: def.name.to_owned(),
-        kind,
-        default: def.kind.default(),
-        min,
-        max,
-        choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
-        advice: def.help.to_owned(),
     }
 }

@@ -9,6 +9,7 @@ use toml::Value;
 
 use super::Module;
 use super::declare::Declare;
+use crate::config::{self, OptionSpec};
 use crate::error::did_you_mean;
 use crate::state::State;
 use crate::{Error, Result};
@@ -125,6 +126,36 @@ pub fn build_block(
 ) -> Result<Rc<dyn Module>> {
     let def = find(Role::Block, name)?;
     (def.build)(&Options::new(def, options)?, &[], Declare::new(state, prefix, trainable))
+}
+
+/// The options of a kind of backbone, as a recipe checks them.
+///
+/// # Errors
+/// When there is no such kind.
+pub fn backbone_options(kind: &str) -> Result<Vec<OptionSpec>> {
+    Ok(find(Role::Backbone, kind)?.options.iter().map(OptionDef::spec).collect())
+}
+
+impl OptionDef {
+    fn spec(&self) -> OptionSpec {
+        let (kind, min, max, choices) = match self.kind {
+            Kind::Int { low, high, .. } => {
+                (config::Kind::Int, Some(low as f64), Some(high as f64), &[][..])
+            }
+            Kind::Float { low, high, .. } => (config::Kind::Float, Some(low), Some(high), &[][..]),
+            Kind::Bool { .. } => (config::Kind::Bool, None, None, &[][..]),
+            Kind::Choice { of, .. } => (config::Kind::Choice, None, None, of),
+        };
+        OptionSpec {
+            name: self.name.to_owned(),
+            kind,
+            default: self.kind.default(),
+            min,
+            max,
+            choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
+            advice: self.help.to_owned(),
+        }
+    }
 }
 
 fn unknown(message: &str, name: &str, known: &[&str]) -> Error {

@@ -66,11 +66,12 @@ pub struct AskedView {
 
 /// Where a step finds its views: a batch of the loader, or recorded tensors.
 pub trait ViewSource {
-    /// A field of copy `copy` of view number `view`, in the order of [`Session::views`].
+    /// A field of copy `copy` of view number `view`, in the order of [`Session::views`]: a constant,
+    /// or a leaf of the step's tape where the gradient with respect to the view is wanted.
     ///
     /// # Errors
     /// When the view has no such copy or field.
-    fn field(&self, view: usize, copy: usize, field: &str) -> Result<Tensor>;
+    fn field(&self, view: usize, copy: usize, field: &str) -> Result<Var>;
 
     /// Samples in the batch.
     fn samples(&self) -> usize;

@@ -517,9 +517,7 @@ unsafe extern "C" fn view(
         let field = text(field)?;
         let now = context.now()?;
         let tensor = match (context.thing(of)?.1, field.as_str()) {
-            (Thing::View(view), field) => {
-                Var::constant(now.views().field(*view, index as usize, field)?)
-            }
+            (Thing::View(view), field) => now.views().field(*view, index as usize, field)?,
             (Thing::Parameter { id }, "value") => now.forward().param(*id),
             (Thing::Buffer(id), "value") => {
                 Var::constant(now.forward().vars.state().get_buffer(*id).clone())

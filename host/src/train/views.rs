@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use crate::data::batch::Batch;
 use crate::data::dataset::Content;
 use crate::data::view::{Value, View, ViewPlan, ViewRequest};
-use crate::engine::storage;
+use crate::engine::{Var, storage};
 use crate::plugin::{AskedView, Setting, ViewSource};
 use crate::random::Stream;
 use crate::state::Init;
@@ -127,7 +127,7 @@ impl BatchViews {
 }
 
 impl ViewSource for BatchViews {
-    fn field(&self, view: usize, copy: usize, field: &str) -> Result<Tensor> {
+    fn field(&self, view: usize, copy: usize, field: &str) -> Result<Var> {
         if !matches!(field, "pixels" | "values") {
             return Err(Error::failed(format!("a view has no field `{field}`"))
                 .hint("a crop has `pixels`, a vector has `values`"));
@@ -135,7 +135,7 @@ impl ViewSource for BatchViews {
         self.views
             .get(view)
             .and_then(|copies| copies.get(copy))
-            .cloned()
+            .map(|tensor| Var::constant(tensor.clone()))
             .ok_or_else(|| Error::failed(format!("view {view} has no copy {copy}")))
     }
 
