@@ -5,6 +5,8 @@ mod architecture;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod dino;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod optim;
@@ -12,3 +14,5 @@ mod optim;
 mod tidy;
 #[cfg(test)]
 mod transforms;
+#[cfg(test)]
+mod vit;
