@@ -61,7 +61,8 @@ fn flops(times: &Times) -> f64 {
 }
 
 fn totals(times: &Times) -> Vec<Vec<String>> {
-    let mut rows = vec![["what", "samples/s", "median ms", "min ms", "max ms"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["what", "samples/s", "median ms", "min ms", "max ms"].map(str::to_owned).to_vec()];
     for (name, spread) in
         [("step alone", times.step), ("loader alone", times.loader), ("both", times.both)]
     {

@@ -4,6 +4,7 @@ use candle_core::{
     CpuStorage, DType, Device, InplaceOp2, Layout, Shape, Storage, Tensor, WithDType,
 };
 
+use super::kernel::elementwise::{Arithmetic, Spread, combine_in_place};
 use crate::{Error, Result};
 
 /// Calls `$body` with `$float` standing for the tensor's element type, `f32` or `f64`.
@@ -100,9 +101,7 @@ pub fn update<T: WithDType>(
 /// `target += source`, in place.
 pub fn add_in_place(target: &Tensor, source: &Tensor) -> Result<()> {
     for_float!(target.dtype(), T => update::<T>(target, source, |target, source| {
-        for (t, s) in target.iter_mut().zip(source) {
-            *t += *s;
-        }
+        combine_in_place(Arithmetic::Add, target, source, Spread::Same);
     }))
 }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::declare::Declare;
-use super::registry::{Options, Role, build_block, find};
+use super::registry::{Options, Role, find};
 use super::{Forward, Input, Module};
 use crate::Result;
 use crate::engine::{Tape, Var};
@@ -26,13 +26,6 @@ impl Bench {
         let mut state = State::new(1);
         let declare = Declare::new(&mut state, "", true);
         let module = (def.build)(&Options::new(def, &options)?, shape, declare)?;
-        Ok(Self { module, state })
-    }
-
-    /// The block `kind` with options as TOML.
-    pub(crate) fn block(kind: &str, options: &str) -> Result<Self> {
-        let mut state = State::new(1);
-        let module = build_block(kind, &toml::from_str(options).unwrap(), "", &mut state, true)?;
         Ok(Self { module, state })
     }
 

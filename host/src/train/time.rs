@@ -8,9 +8,9 @@ use super::schedule::Progress;
 use super::views::{BatchViews, random_views};
 use crate::config::Recipe;
 use crate::data::loader::{Loader, LoaderOptions};
+use crate::engine::Precision;
 use crate::engine::kernel::packed::{self, Format, Left, Panels};
 use crate::engine::profile::{Cost, Profile};
-use crate::engine::Precision;
 use crate::plugin::Found;
 use crate::{Error, Result};
 
@@ -190,7 +190,7 @@ fn ceiling(precision: Precision) -> f64 {
     let mut product = vec![0.0; CEILING * CEILING];
     let seconds = (0..8).map(|_| {
         let started = Instant::now();
-        packed::matmul(&left, &right, &mut product, false, |_, _| {});
+        packed::matmul(&left, &right, &mut product, false);
         started.elapsed().as_secs_f64()
     });
     2.0 * (CEILING as f64).powi(3) / seconds.fold(f64::INFINITY, f64::min)

@@ -62,30 +62,27 @@ macro_rules! with_function {
     };
 }
 
-/// `y = f(x)`.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn forward<T: Float>(activation: Activation, x: &[T], y: &mut [T]) {
-    assert_eq!(x.len(), y.len(), "the result has the length of the input");
-    with_function!(activation, function => threads::chunks(y, threads::ELEMENTS_PER_TASK, |i, y| {
-        let x = &x[i * threads::ELEMENTS_PER_TASK..][..y.len()];
+/// f(x), elementwise.
+pub fn forward<T: Float>(activation: Activation, x: &[T]) -> Vec<T> {
+    let len = threads::ELEMENTS_PER_TASK;
+    with_function!(activation, function => threads::made((x.len(), len), || (), |(), i, y| {
+        let x = &x[i * len..][..y.len()];
         dispatch(Forward { function, x, y });
-    }));
+    }))
 }
 
-/// `dx = dy f'(x)`.
+/// `dy f'(x)`, elementwise.
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn backward<T: Float>(activation: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
-    assert_eq!(x.len(), dx.len(), "the gradient has the length of the input");
+pub fn backward<T: Float>(activation: Activation, x: &[T], dy: &[T]) -> Vec<T> {
     assert_eq!(x.len(), dy.len(), "the gradient has the length of the input");
-    with_function!(activation, function => threads::chunks(dx, threads::ELEMENTS_PER_TASK, |i, dx| {
-        let start = i * threads::ELEMENTS_PER_TASK;
+    let len = threads::ELEMENTS_PER_TASK;
+    with_function!(activation, function => threads::made((x.len(), len), || (), |(), i, dx| {
+        let start = i * len;
         let (x, dy) = (&x[start..][..dx.len()], &dy[start..][..dx.len()]);
         dispatch(Backward { function, x, dy, dx });
-    }));
+    }))
 }
 
 /// `dy *= f'(x)`: the gradient of the input takes the place of the output's.
@@ -266,11 +263,10 @@ mod tests {
         let (x, dy) = (inputs(count), numbers(2, count));
         let (xt, dyt) = (to::<T>(&x), to::<T>(&dy));
         for activation in ALL {
-            let mut y = vec![T::ZERO; count];
-            forward(activation, &xt, &mut y);
+            let y = forward(activation, &xt);
             let want: Vec<f64> = x.iter().map(|x| exact(activation, *x)).collect();
             assert_close(&y, &want, tolerance);
-            backward(activation, &xt, &dyt, &mut y);
+            let y = backward(activation, &xt, &dyt);
             let slope = |x| (exact(activation, x + 1e-5) - exact(activation, x - 1e-5)) / 2e-5;
             let want: Vec<f64> = x.iter().zip(&dy).map(|(x, dy)| dy * slope(*x)).collect();
             assert_close(&y, &want, slope_tolerance);
@@ -291,9 +287,7 @@ mod tests {
     #[test]
     fn nan_stays_nan_so_that_the_guard_can_see_it() {
         for activation in ALL {
-            let mut y = [0.0_f32; 1];
-            forward(activation, &[f32::NAN], &mut y);
-            assert!(y[0].is_nan(), "{activation:?}");
+            assert!(forward(activation, &[f32::NAN])[0].is_nan(), "{activation:?}");
         }
     }
 }

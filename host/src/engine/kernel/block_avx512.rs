@@ -174,7 +174,7 @@ pub(super) unsafe fn transpose(from: &[f32], sizes: &Transposed, to: &mut [f32])
 
 /// The transpose of 16 x 16 numbers: pairs of rows, then fours, then the four quarters of registers.
 #[target_feature(enable = "avx512f")]
-fn transpose_tile(rows: [__m512; WIDTH]) -> [__m512; WIDTH] {
+pub(super) fn transpose_tile(rows: [__m512; WIDTH]) -> [__m512; WIDTH] {
     let mut fours = [_mm512_setzero_ps(); WIDTH];
     for i in (0..WIDTH).step_by(4) {
         let low =

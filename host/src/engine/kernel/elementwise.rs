@@ -28,19 +28,22 @@ pub enum Spread {
     Column(usize),
 }
 
-/// `out = a op b`.
+/// `a op b`.
 ///
 /// # Panics
 /// When the lengths don't fit together.
-pub fn combine<T: Float>(op: Arithmetic, a: &[T], b: &[T], spread: Spread, out: &mut [T]) {
-    assert_eq!(a.len(), out.len(), "the result has the length of the first operand");
+pub fn combine<T: Float>(op: Arithmetic, a: &[T], b: &[T], spread: Spread) -> Vec<T> {
     let chunk = chunk_len(a.len(), b.len(), spread);
-    threads::chunks(out, chunk, |i, out| {
-        let start = i * chunk;
-        out.copy_from_slice(&a[start..][..out.len()]);
-        let b = part(b, start, out.len(), spread);
-        dispatch(InPlace { op, b, spread, out });
-    });
+    threads::made(
+        (a.len(), chunk),
+        || (),
+        |(), i, out| {
+            let start = i * chunk;
+            out.copy_from_slice(&a[start..][..out.len()]);
+            let b = part(b, start, out.len(), spread);
+            dispatch(InPlace { op, b, spread, out });
+        },
+    )
 }
 
 /// `a = a op b`.
@@ -259,8 +262,7 @@ mod tests {
                     Spread::Column(_) => b[i / width],
                 };
                 let want: Vec<f64> = (0..a.len()).map(|i| exact(op, a[i], at(i))).collect();
-                let mut out = vec![T::ZERO; a.len()];
-                combine(op, &to::<T>(&a), &to::<T>(&b), spread, &mut out);
+                let out = combine(op, &to::<T>(&a), &to::<T>(&b), spread);
                 assert_close(&out, &want, tolerance);
                 let mut out = to::<T>(&a);
                 combine_in_place(op, &mut out, &to::<T>(&b), spread);

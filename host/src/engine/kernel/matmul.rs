@@ -232,41 +232,43 @@ pub struct Linear {
     pub outputs: usize,
 }
 
-/// `y = x w^T + b`: x `[M, I]`, w `[O, I]`, b `[O]`, y `[M, O]`.
+/// `x w^T + b`, `[M, O]`: x `[M, I]`, w `[O, I]`, b `[O]`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear<T: Float>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], sizes: Linear) {
+pub fn linear<T: Float>(x: &[T], w: &[T], bias: Option<&[T]>, sizes: Linear) -> Vec<T> {
     let Linear { rows, inputs, outputs } = sizes;
-    let write = match bias {
-        None => Write::Set,
-        Some(bias) => {
-            repeat_row(bias, y);
-            Write::Add
-        }
-    };
+    let mut y = threads::zeros(rows * outputs);
+    if let Some(bias) = bias {
+        repeat_row(bias, &mut y);
+    }
     let w = Matrix::new(w, outputs, inputs).transposed();
-    matmul(T::ONE, Matrix::new(x, rows, inputs), w, write, y);
+    matmul(T::ONE, Matrix::new(x, rows, inputs), w, Write::Add, &mut y);
+    y
 }
 
-/// `dx = dy w` (or `+=`): the gradient of [`linear`] to its input, `[M, I]`.
+/// `dy w`: the gradient of [`linear`] to its input, `[M, I]`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_input<T: Float>(dy: &[T], w: &[T], write: Write, dx: &mut [T], sizes: Linear) {
+pub fn linear_grad_input<T: Float>(dy: &[T], w: &[T], sizes: Linear) -> Vec<T> {
     let Linear { rows, inputs, outputs } = sizes;
+    let mut dx = threads::zeros(rows * inputs);
     let (dy, w) = (Matrix::new(dy, rows, outputs), Matrix::new(w, outputs, inputs));
-    matmul(T::ONE, dy, w, write, dx);
+    matmul(T::ONE, dy, w, Write::Set, &mut dx);
+    dx
 }
 
-/// `dw = dy^T x` (or `+=`): the gradient of [`linear`] to its weight, `[O, I]`.
+/// `dy^T x`: the gradient of [`linear`] to its weight, `[O, I]`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_weight<T: Float>(dy: &[T], x: &[T], write: Write, dw: &mut [T], sizes: Linear) {
+pub fn linear_grad_weight<T: Float>(dy: &[T], x: &[T], sizes: Linear) -> Vec<T> {
     let Linear { rows, inputs, outputs } = sizes;
+    let mut dw = threads::zeros(outputs * inputs);
     let dy = Matrix::new(dy, rows, outputs).transposed();
-    matmul(T::ONE, dy, Matrix::new(x, rows, inputs), write, dw);
+    matmul(T::ONE, dy, Matrix::new(x, rows, inputs), Write::Set, &mut dw);
+    dw
 }
 
 /// Fills every row of `out` `[rows, D]` with `row` `[D]`.
@@ -378,19 +380,14 @@ mod tests {
         let sizes = Linear { rows: 70, inputs: 5, outputs: 3 };
         let (x, w, b) = (numbers(5, 70 * 5), numbers(6, 15), numbers(7, 3));
         let dy = numbers(8, 70 * 3);
-        let mut y = vec![0.0; 210];
-        linear(&x, &w, Some(&b), &mut y, sizes);
+        let y = linear(&x, &w, Some(&b), sizes);
         let (xm, wm) = (Matrix::new(&x, 70, 5), Matrix::new(&w, 3, 5));
         let want: Vec<f64> =
             naive(&xm, &wm.transposed()).iter().enumerate().map(|(i, v)| v + b[i % 3]).collect();
         assert_close(&y, &want, 1e-12);
-        let (mut dx, mut dw, mut db) = (vec![0.0; 350], vec![1.0; 15], vec![0.0; 3]);
-        let dym = Matrix::new(&dy, 70, 3);
-        linear_grad_input(&dy, &w, Write::Set, &mut dx, sizes);
-        assert_close(&dx, &naive(&dym, &wm), 1e-12);
-        linear_grad_weight(&dy, &x, Write::Add, &mut dw, sizes);
-        let want: Vec<f64> = naive(&dym.transposed(), &xm).iter().map(|v| v + 1.0).collect();
-        assert_close(&dw, &want, 1e-12);
+        let (dym, mut db) = (Matrix::new(&dy, 70, 3), vec![0.0; 3]);
+        assert_close(&linear_grad_input(&dy, &w, sizes), &naive(&dym, &wm), 1e-12);
+        assert_close(&linear_grad_weight(&dy, &x, sizes), &naive(&dym.transposed(), &xm), 1e-12);
         column_sums(&dy, Write::Set, &mut db);
         let want: Vec<f64> = (0..3).map(|j| (0..70).map(|i| dy[i * 3 + j]).sum()).collect();
         assert_close(&db, &want, 1e-12);

@@ -1,6 +1,7 @@
 //! Work in parallel on rayon's pool, in pieces whose size depends on the shape alone.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
@@ -20,6 +21,31 @@ pub fn rows_per_task(width: usize) -> usize {
 /// How many of `rows` rows of `width` elements make one piece of a sum over rows.
 pub fn rows_per_partial_sum(rows: usize, width: usize) -> usize {
     rows_per_task(width).max(rows.div_ceil(MOST_PARTIAL_SUMS)).max(1)
+}
+
+/// A vector of `n` elements, made in pieces of `len` with scratch space that one thread uses again and
+/// again. `body` gets the number of its piece and the piece itself, zeroed by the thread that fills it
+/// and so in that thread's cache: zeroing the whole first costs a pass over memory.
+pub fn made<T: Float, S>(
+    (n, len): (usize, usize),
+    scratch: impl Fn() -> S + Send + Sync,
+    body: impl Fn(&mut S, usize, &mut [T]) + Send + Sync,
+) -> Vec<T> {
+    let mut made = Vec::with_capacity(n);
+    let room: &mut [MaybeUninit<T>] = &mut made.spare_capacity_mut()[..n];
+    room.par_chunks_mut(len.max(1)).enumerate().for_each_init(scratch, |scratch, (i, room)| {
+        room.fill(MaybeUninit::new(T::ZERO));
+        // SAFETY: every element was written just now.
+        body(scratch, i, unsafe { room.assume_init_mut() });
+    });
+    // SAFETY: the pieces, all of them written, are the first `n` elements.
+    unsafe { made.set_len(n) };
+    made
+}
+
+/// `n` zeros, written by all threads.
+pub fn zeros<T: Float>(n: usize) -> Vec<T> {
+    made((n, ELEMENTS_PER_TASK * 8), || (), |(), _, _| {})
 }
 
 /// Calls `body` with every number below `count`, in parallel, and with scratch space made by `make`

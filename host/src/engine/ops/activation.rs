@@ -24,17 +24,15 @@ fn apply<T: Float + WithDType>(
     x: &Var,
 ) -> Result<Var> {
     let value = tape.timed(name, || -> Result<_> {
-        let mut y = vec![T::ZERO; x.value().elem_count()];
-        storage::read::<T, _>(x.value(), |x| kernel::forward(kind, x, &mut y))?;
+        let y = storage::read::<T, _>(x.value(), |x| kernel::forward(kind, x))?;
         storage::tensor(y, x.dims())
     })?;
     let saved = x.value().clone();
     Ok(tape.record(name, &[x], value, move |gradient, inputs| {
         let gradient = gradient.into_tensor();
-        let mut dx = vec![T::ZERO; saved.elem_count()];
-        storage::read::<T, _>(&saved, |x| {
-            storage::read::<T, _>(&gradient, |dy| kernel::backward(kind, x, dy, &mut dx))
-        })??;
+        let dx = storage::read_all::<T, _, 2>([&saved, &gradient], |[x, dy]| {
+            kernel::backward(kind, x, dy)
+        })?;
         inputs.add(0, storage::tensor(dx, saved.dims())?)
     }))
 }

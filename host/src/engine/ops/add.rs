@@ -1,14 +1,16 @@
 //! `add@1`: elementwise sum with broadcasting.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
-use crate::Result;
+use crate::engine::kernel::elementwise::{Arithmetic, Spread, combine};
 use crate::engine::op::{Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
+use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::{Result, for_float};
 
 /// `a + b`, broadcast as in `NumPy`.
 pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
-    let value = tape.timed("add", || a.value().broadcast_add(b.value()))?;
+    let value = tape.timed("add", || sum(a.value(), b.value()))?;
     let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
     Ok(tape.record("add", &[a, b], value, move |gradient, inputs| {
         let gradient = gradient.into_tensor();
@@ -20,6 +22,19 @@ pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
         }
         Ok(())
     }))
+}
+
+fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let same = a.dims() == b.dims() && a.dtype() == b.dtype();
+    if !(same && matches!(a.dtype(), DType::F32 | DType::F64)) {
+        return Ok(a.broadcast_add(b)?);
+    }
+    for_float!(a.dtype(), T => {
+        let sum = storage::read_all::<T, _, 2>([a, b], |[a, b]| {
+            combine(Arithmetic::Add, a, b, Spread::Same)
+        })?;
+        storage::tensor(sum, a.dims())
+    })
 }
 
 /// Sums a broadcast gradient back to the shape `dims` of the operand; the identity where nothing

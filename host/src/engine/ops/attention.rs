@@ -2,8 +2,8 @@
 
 use candle_core::WithDType;
 
-use crate::engine::kernel::Float;
 use crate::engine::kernel::attention::{self as kernel, Sizes};
+use crate::engine::kernel::{Float, threads};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
@@ -37,7 +37,7 @@ fn refuse(qkv: &Var, heads: usize) -> Error {
 fn fused<T: Float + WithDType>(tape: &Tape, qkv: &Var, sizes: Sizes, scale: f64) -> Result<Var> {
     let scale = <T as Float>::from_f64(scale);
     let (value, lse) = tape.timed("attention", || -> Result<_> {
-        let mut out = vec![T::ZERO; sizes.out_len()];
+        let mut out = threads::zeros::<T>(sizes.out_len());
         let mut lse = vec![T::ZERO; sizes.lse_len()];
         storage::read(qkv.value(), |qkv| {
             kernel::attention(qkv, sizes, scale, &mut out, &mut lse);
@@ -50,7 +50,7 @@ fn fused<T: Float + WithDType>(tape: &Tape, qkv: &Var, sizes: Sizes, scale: f64)
     tape.count_flops("attention", products * 2 * sizes.tokens * sizes.out_len());
     let saved = qkv.value().clone();
     Ok(tape.record("attention", &[qkv], value, move |gradient, inputs| {
-        let mut dqkv = vec![T::ZERO; sizes.qkv_len()];
+        let mut dqkv = threads::zeros::<T>(sizes.qkv_len());
         storage::read_all([&saved, gradient.tensor()], |[qkv, dout]| {
             let backward = kernel::Backward { qkv, lse: &lse, dout };
             kernel::attention_backward(backward, sizes, scale, &mut dqkv);

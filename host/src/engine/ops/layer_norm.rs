@@ -2,8 +2,8 @@
 
 use candle_core::{Tensor, WithDType};
 
-use crate::engine::kernel::Float;
 use crate::engine::kernel::norm::{self, Affine, Saved};
+use crate::engine::kernel::{Float, threads};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
 use crate::engine::tape::{Gradients, Tape, Var};
@@ -21,7 +21,7 @@ pub fn layer_norm(tape: &Tape, x: &Var, w: Option<&Var>, b: Option<&Var>, eps: f
     let (value, mean, rstd) = tape.timed("layer_norm", || {
         for_float!(x.dtype(), T => {
             let (y, mean, rstd) = storage::read_all::<T, _, 3>(tensors, |[x, weight, bias]| {
-                let mut y = vec![T::ZERO; x.len()];
+                let mut y = threads::zeros::<T>(x.len());
                 let (mut mean, mut rstd) = (vec![T::ZERO; rows], vec![T::ZERO; rows]);
                 let affine = Affine { weight: w.map(|_| weight), bias: b.map(|_| bias) };
                 let saved = Saved { mean: &mut mean, rstd: &mut rstd };
@@ -99,7 +99,7 @@ impl Kept {
         let width = self.x.dims()[self.x.rank() - 1];
         let mean = self.mean.as_ref().unwrap_or(&self.rstd);
         let weight = self.weight.as_ref().unwrap_or(&self.rstd);
-        let mut dx = vec![T::ZERO; self.x.elem_count()];
+        let mut dx = threads::zeros::<T>(self.x.elem_count());
         let sums = |place: Option<usize>| {
             place.filter(|place| inputs.wants(*place)).map(|_| vec![T::ZERO; width])
         };

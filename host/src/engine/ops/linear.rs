@@ -64,9 +64,7 @@ pub(super) fn forward(
     for_float!(x.dtype(), T => {
         let kernels = kernels::<T>(precision);
         let y = storage::read_all(tensors, |[x, w, bias]| {
-            let mut y = vec![T::ZERO; sizes.rows * sizes.outputs];
-            (kernels.forward)(x, w, b.map(|_| bias), &mut y, sizes);
-            y
+            (kernels.forward)(x, w, b.map(|_| bias), sizes)
         })?;
         storage::tensor(y, shape)
     })
@@ -120,22 +118,15 @@ impl Product {
         dy: &Tensor,
         inputs: &mut Gradients<'_>,
     ) -> Result<()> {
-        let Linear { rows, inputs: width, outputs } = self.sizes;
+        let Linear { inputs: width, outputs, .. } = self.sizes;
         let kernels = kernels::<T>(self.precision);
         if let Some(w) = &self.w {
-            let dx = storage::read_all([dy, w], |[dy, w]| {
-                let mut dx = vec![T::ZERO; rows * width];
-                (kernels.grad_input)(dy, w, Write::Set, &mut dx, self.sizes);
-                dx
-            })?;
+            let dx = storage::read_all([dy, w], |[dy, w]| (kernels.grad_input)(dy, w, self.sizes))?;
             inputs.add(0, storage::tensor(dx, self.x_shape.as_slice())?)?;
         }
         if let Some(x) = &self.x {
-            let dw = storage::read_all([dy, x], |[dy, x]| {
-                let mut dw = vec![T::ZERO; outputs * width];
-                (kernels.grad_weight)(dy, x, Write::Set, &mut dw, self.sizes);
-                dw
-            })?;
+            let dw =
+                storage::read_all([dy, x], |[dy, x]| (kernels.grad_weight)(dy, x, self.sizes))?;
             inputs.add(1, storage::tensor(dw, (outputs, width))?)?;
         }
         if self.bias {
@@ -149,9 +140,9 @@ impl Product {
 
 /// The kernels of one element type and precision.
 struct Kernels<T> {
-    forward: fn(&[T], &[T], Option<&[T]>, &mut [T], Linear),
-    grad_input: fn(&[T], &[T], Write, &mut [T], Linear),
-    grad_weight: fn(&[T], &[T], Write, &mut [T], Linear),
+    forward: fn(&[T], &[T], Option<&[T]>, Linear) -> Vec<T>,
+    grad_input: fn(&[T], &[T], Linear) -> Vec<T>,
+    grad_weight: fn(&[T], &[T], Linear) -> Vec<T>,
 }
 
 /// Packed products for f32, in the tape's precision; plain ones for f64.

@@ -32,15 +32,13 @@ pub fn linear_gelu(tape: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var
 }
 
 fn gelu<T: Float + WithDType>(x: &Tensor) -> Result<Tensor> {
-    let mut y = vec![T::ZERO; x.elem_count()];
-    storage::read::<T, _>(x, |x| activation::forward(Activation::Gelu, x, &mut y))?;
+    let y = storage::read::<T, _>(x, |x| activation::forward(Activation::Gelu, x))?;
     storage::tensor(y, x.dims())
 }
 
 fn gelu_backward<T: Float + WithDType>(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let mut dx = vec![T::ZERO; x.elem_count()];
-    storage::read_all::<T, _, 2>([x, dy], |[x, dy]| {
-        activation::backward(Activation::Gelu, x, dy, &mut dx);
+    let dx = storage::read_all::<T, _, 2>([x, dy], |[x, dy]| {
+        activation::backward(Activation::Gelu, x, dy)
     })?;
     storage::tensor(dx, x.dims())
 }

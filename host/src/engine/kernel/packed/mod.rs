@@ -12,11 +12,16 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::dispatch::{Level, level};
-use super::matmul::{Linear, Write};
+use super::matmul::Linear;
+use super::threads;
 
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
 mod portable;
 #[cfg(test)]
 mod tests;
+pub mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 
@@ -55,19 +60,6 @@ impl Format {
     }
 }
 
-/// Rounds to bf16, to nearest, ties to even; NaN stays NaN.
-#[inline(always)]
-fn round(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
-}
-
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    round(low) | (round(high) << 16)
-}
-
 /// The element `at % group` of a word.
 #[inline(always)]
 fn element(format: Format, word: u32, at: usize) -> f32 {
@@ -104,7 +96,8 @@ impl<'a> Left<'a> {
         let height = format.words(k);
         let mut words = vec![0; rows.div_ceil(HEIGHT) * HEIGHT * height];
         words.par_chunks_mut((height * HEIGHT).max(1)).enumerate().for_each(|(tile, words)| {
-            interleave::<HEIGHT>(format, words, x, (k, rows), tile * HEIGHT);
+            let first = tile * HEIGHT;
+            pack::interleave::<HEIGHT>(format, words, (x, rows), (first, HEIGHT.min(rows - first)));
         });
         Self { words: Cow::Owned(words), format, rows, k, tiled: true }
     }
@@ -126,53 +119,11 @@ fn rounded_rows(x: &[f32], rows: usize, k: usize) -> Vec<u32> {
     if k > 0 {
         words.par_chunks_mut(height * 32).zip(x.par_chunks(k * 32)).for_each(|(words, x)| {
             for (words, x) in words.chunks_mut(height).zip(x.chunks(k)) {
-                round_row(words, x);
+                pack::round_row(words, x);
             }
         });
     }
     words
-}
-
-/// Rounds one row into words of two; an odd last element is paired with 0.
-pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
-    let (whole, rest) = x.as_chunks::<2>();
-    for (word, [low, high]) in words.iter_mut().zip(whole) {
-        *word = pair(*low, *high);
-    }
-    if let ([last], Some(word)) = (rest, words.get_mut(whole.len())) {
-        *word = pair(*last, 0.0);
-    }
-}
-
-/// Fills `words`, groups of `N`, with columns of `x` `[k, width]` from column `first` on.
-fn interleave<const N: usize>(
-    format: Format,
-    words: &mut [u32],
-    x: &[f32],
-    (k, width): (usize, usize),
-    first: usize,
-) {
-    let columns = N.min(width - first);
-    let row = |at: usize| &x[at * width + first..][..columns];
-    for (at, words) in words.chunks_exact_mut(N).enumerate() {
-        match format {
-            Format::F32 => {
-                for (word, x) in words.iter_mut().zip(row(at)) {
-                    *word = x.to_bits();
-                }
-            }
-            Format::Bf16 if 2 * at + 1 == k => {
-                for (word, low) in words.iter_mut().zip(row(2 * at)) {
-                    *word = pair(*low, 0.0);
-                }
-            }
-            Format::Bf16 => {
-                for ((word, low), high) in words.iter_mut().zip(row(2 * at)).zip(row(2 * at + 1)) {
-                    *word = pair(*low, *high);
-                }
-            }
-        }
-    }
 }
 
 /// The right operand `[k, n]` of a product, packed once for as many products as needed.
@@ -188,20 +139,15 @@ impl Panels {
     /// From `x` `[k, n]`, row-major.
     pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
         Self::packed(format, k, n, |words, first| {
-            interleave::<WIDTH>(format, words, x, (k, n), first);
+            pack::interleave::<WIDTH>(format, words, (x, n), (first, WIDTH.min(n - first)));
         })
     }
 
     /// From `x` `[n, k]`, row-major: the transpose of `x`, as for a weight `[out, in]`.
     pub fn from_columns(format: Format, x: &[f32], n: usize, k: usize) -> Self {
         Self::packed(format, k, n, |words, first| {
-            for (j, x) in x[first * k..].chunks(k.max(1)).take(WIDTH.min(n - first)).enumerate() {
-                for (at, x) in x.chunks(format.group()).enumerate() {
-                    words[at * WIDTH + j] = match format {
-                        Format::F32 => x[0].to_bits(),
-                        Format::Bf16 => pair(x[0], x.get(1).copied().unwrap_or(0.0)),
-                    };
-                }
+            if k > 0 {
+                pack::columns(format, words, &x[first * k..], k);
             }
         })
     }
@@ -230,25 +176,15 @@ impl Panels {
 
 /// `c = a b`, or `c += a b` where `accumulate`; `c` is `[rows, n]`, row-major.
 ///
-/// `finish` is called once on every piece of `c` that is done, with the number of its first row, while
-/// the piece is still in the cache: the place for a bias or an activation.
-///
 /// # Panics
 /// When the shapes or formats of `a`, `b` and `c` don't fit each other.
-pub fn matmul(
-    a: &Left<'_>,
-    b: &Panels,
-    c: &mut [f32],
-    accumulate: bool,
-    finish: impl Fn(usize, &mut [f32]) + Sync,
-) {
+pub fn matmul(a: &Left<'_>, b: &Panels, c: &mut [f32], accumulate: bool) {
     assert_eq!((a.k, c.len()), (b.k, a.rows * b.n), "shapes of a matrix product");
     if c.is_empty() {
         return;
     }
     c.par_chunks_mut(TASK * b.n).enumerate().for_each(|(task, c)| {
         multiply(a, task * TASK, b, c, accumulate);
-        finish(task * TASK, c);
     });
 }
 
@@ -273,7 +209,43 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulat
     portable::block(a, first, b, c, accumulate);
 }
 
-/// `y = x w^T + b` as [`super::matmul::linear`] has it, with operands rounded to bf16 where `BF16`.
+/// `x b` for `x` `[rows, k]`, whose rows are rounded piece by piece where the format asks for it.
+///
+/// `finish` is called once on every piece of the product that is done, with the number of its first
+/// row, while the piece is still in the cache: the place for a bias or an activation.
+///
+/// # Panics
+/// When `x` is too short.
+pub fn rows_by_panels(
+    (x, rows): (&[f32], usize),
+    b: &Panels,
+    finish: impl Fn(usize, &mut [f32]) + Sync + Send,
+) -> Vec<f32> {
+    let (k, height) = (b.k, b.format.words(b.k));
+    threads::made(
+        (rows * b.n, TASK * b.n),
+        Vec::new,
+        |words: &mut Vec<u32>, task, y: &mut [f32]| {
+            let (first, rows) = (task * TASK, y.len() / b.n);
+            let x = &x[first * k..][..rows * k];
+            let words = match b.format {
+                Format::F32 => bytemuck::cast_slice(x),
+                Format::Bf16 => {
+                    words.resize(rows * height, 0);
+                    for (words, x) in words.chunks_mut(height.max(1)).zip(x.chunks(k.max(1))) {
+                        pack::round_row(words, x);
+                    }
+                    &words[..]
+                }
+            };
+            let a = Left { words: Cow::Borrowed(words), format: b.format, rows, k, tiled: false };
+            multiply(&a, 0, b, y, false);
+            finish(first, y);
+        },
+    )
+}
+
+/// `x w^T + b` as [`super::matmul::linear`] has it, with operands rounded to bf16 where `BF16`.
 ///
 /// # Panics
 /// When a slice is too short.
@@ -281,50 +253,32 @@ pub fn linear<const BF16: bool>(
     x: &[f32],
     w: &[f32],
     bias: Option<&[f32]>,
-    y: &mut [f32],
     sizes: Linear,
-) {
-    let Linear { rows, inputs, outputs } = sizes;
-    let x = Left::from_rows(Format::of(BF16), x, rows, inputs);
-    let w = Panels::from_columns(Format::of(BF16), w, outputs, inputs);
-    matmul(&x, &w, y, false, |_, y| {
+) -> Vec<f32> {
+    let w = Panels::from_columns(Format::of(BF16), w, sizes.outputs, sizes.inputs);
+    rows_by_panels((x, sizes.rows), &w, |_, y| {
         let Some(bias) = bias else { return };
-        for y in y.chunks_exact_mut(outputs) {
+        for y in y.chunks_exact_mut(sizes.outputs) {
             y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
-    });
+    })
 }
 
-/// `dx = dy w` (or `+=`), as [`super::matmul::linear_grad_input`] has it.
+/// `dy w`, as [`super::matmul::linear_grad_input`] has it.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_input<const BF16: bool>(
-    dy: &[f32],
-    w: &[f32],
-    write: Write,
-    dx: &mut [f32],
-    sizes: Linear,
-) {
-    let Linear { rows, inputs, outputs } = sizes;
-    let dy = Left::from_rows(Format::of(BF16), dy, rows, outputs);
-    let w = Panels::from_rows(Format::of(BF16), w, outputs, inputs);
-    matmul(&dy, &w, dx, write == Write::Add, |_, _| {});
+pub fn linear_grad_input<const BF16: bool>(dy: &[f32], w: &[f32], sizes: Linear) -> Vec<f32> {
+    let w = Panels::from_rows(Format::of(BF16), w, sizes.outputs, sizes.inputs);
+    rows_by_panels((dy, sizes.rows), &w, |_, _| {})
 }
 
-/// `dw = dy^T x` (or `+=`), as [`super::matmul::linear_grad_weight`] has it.
+/// `dy^T x`, as [`super::matmul::linear_grad_weight`] has it.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_weight<const BF16: bool>(
-    dy: &[f32],
-    x: &[f32],
-    write: Write,
-    dw: &mut [f32],
-    sizes: Linear,
-) {
+pub fn linear_grad_weight<const BF16: bool>(dy: &[f32], x: &[f32], sizes: Linear) -> Vec<f32> {
     let Linear { rows, inputs, outputs } = sizes;
-    let dy = Left::from_columns(Format::of(BF16), dy, rows, outputs);
-    let x = Panels::from_rows(Format::of(BF16), x, rows, inputs);
-    matmul(&dy, &x, dw, write == Write::Add, |_, _| {});
+    let shape = transposed::Shape { k: rows, m: outputs, n: inputs };
+    transposed::product(Format::of(BF16), dy, x, shape)
 }

@@ -1,5 +1,6 @@
 //! Packed products against plain ones in f64.
 
+use super::pack::round;
 use super::*;
 use crate::random::Stream;
 
@@ -47,7 +48,7 @@ fn every_layout_and_format_gives_the_product() {
                 [Panels::from_rows(format, &b, k, n), Panels::from_columns(format, &bt, n, k)];
             for (left, right) in lefts.iter().flat_map(|l| rights.iter().map(move |r| (l, r))) {
                 let mut c = vec![f32::NAN; rows * n];
-                matmul(left, right, &mut c, false, |_, _| {});
+                matmul(left, right, &mut c, false);
                 assert_near(&c, &expected, k);
                 let mut c = vec![f32::NAN; rows * n];
                 portable::block(left, 0, right, &mut c, false);
@@ -67,7 +68,7 @@ fn both_kernels_can_add_to_what_is_there() {
             let sums = expected(format, &a, &b, (k, n));
             let sums: Vec<f64> = sums.iter().map(|x| x + 1.0).collect();
             let mut c = vec![1.0; rows * n];
-            matmul(&left, &right, &mut c, true, |_, _| {});
+            matmul(&left, &right, &mut c, true);
             assert_near(&c, &sums, k);
             let mut c = vec![1.0; rows * n];
             portable::block(&left, 0, &right, &mut c, true);
@@ -80,17 +81,31 @@ fn both_kernels_can_add_to_what_is_there() {
 fn finish_sees_every_row_once_after_it_is_done() {
     let (rows, k, n) = (200, 4, 5);
     let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
-    let left = Left::from_rows(Format::F32, &a, rows, k);
-    let right = Panels::from_rows(Format::F32, &b, k, n);
-    let mut c = vec![0.0; rows * n];
-    matmul(&left, &right, &mut c, false, |first, piece| {
-        for (i, row) in piece.chunks_mut(n).enumerate() {
-            row.iter_mut().for_each(|x| *x += (first + i) as f32);
+    for format in [Format::F32, Format::Bf16] {
+        let right = Panels::from_rows(format, &b, k, n);
+        let c = rows_by_panels((&a, rows), &right, |first, piece| {
+            for (i, row) in piece.chunks_mut(n).enumerate() {
+                row.iter_mut().for_each(|x| *x += (first + i) as f32);
+            }
+        });
+        let sums = expected(format, &a, &b, (k, n));
+        let sums: Vec<f64> = sums.iter().enumerate().map(|(i, x)| x + (i / n) as f64).collect();
+        assert_near(&c, &sums, k);
+    }
+}
+
+#[test]
+fn a_transposed_product_sums_over_every_row_in_groups_or_at_once() {
+    let shapes = [(1, 1, 1), (5, 3, 2), (193, 33, 40), (1000, 200, 33), (3001, 13, 500)];
+    for (k, m, n) in shapes {
+        let (a, b) = (numbers("a", k * m), numbers("b", k * n));
+        let across = transpose(&a, k, m);
+        for format in [Format::F32, Format::Bf16] {
+            let sums = expected(format, &across, &b, (k, n));
+            let shape = transposed::Shape { k, m, n };
+            assert_near(&transposed::product(format, &a, &b, shape), &sums, k);
         }
-    });
-    let sums = expected(Format::F32, &a, &b, (k, n));
-    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, x)| x + (i / n) as f64).collect();
-    assert_near(&c, &sums, k);
+    }
 }
 
 #[test]
