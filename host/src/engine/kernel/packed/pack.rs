@@ -35,19 +35,6 @@ pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
     }
 }
 
-/// Words of two numbers that lie below each other; a missing `high` is 0.
-fn round_pairs(words: &mut [u32], low: &[f32], high: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512Bf16 {
-        // SAFETY: the level was found.
-        unsafe { pack_avx512::round_pairs(words, low, high) };
-        return;
-    }
-    for (i, (word, low)) in words.iter_mut().zip(low).enumerate() {
-        *word = pair(*low, high.get(i).copied().unwrap_or(0.0));
-    }
-}
-
 /// Fills `words`, groups of `N`, with `columns` (at most `N`) columns of `x` (rows of `stride`
 /// numbers), from column `first` on.
 pub(super) fn interleave<const N: usize>(
@@ -56,6 +43,12 @@ pub(super) fn interleave<const N: usize>(
     (x, stride): (&[f32], usize),
     (first, columns): (usize, usize),
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if (format, level()) == (Format::Bf16, Level::Avx512Bf16) {
+        // SAFETY: the level was found.
+        unsafe { pack_avx512::interleave::<N>(words, (x, stride), (first, columns)) };
+        return;
+    }
     let row = |at: usize| {
         let start = at * stride + first;
         x.get(start..start + columns).unwrap_or_default()
@@ -64,7 +57,12 @@ pub(super) fn interleave<const N: usize>(
         let words = &mut words[..columns];
         match format {
             Format::F32 => words.copy_from_slice(bytemuck::cast_slice(row(at))),
-            Format::Bf16 => round_pairs(words, row(2 * at), row(2 * at + 1)),
+            Format::Bf16 => {
+                let high = row(2 * at + 1);
+                for (i, (word, low)) in words.iter_mut().zip(row(2 * at)).enumerate() {
+                    *word = pair(*low, high.get(i).copied().unwrap_or(0.0));
+                }
+            }
         }
     }
 }

@@ -53,17 +53,27 @@ pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
     }
 }
 
-/// Words of two numbers that lie below each other in the rows `low` and `high`.
+/// Fills `words`, groups of `N`, with words of two numbers that lie below each other in `x` (rows of
+/// `stride` numbers), for `columns` columns from `first` on; a missing last row counts as 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn round_pairs(words: &mut [u32], low: &[f32], high: &[f32]) {
+pub(super) fn interleave<const N: usize>(
+    words: &mut [u32],
+    (x, stride): (&[f32], usize),
+    (first, columns): (usize, usize),
+) {
     // Lane 2 i takes number i, lane 2 i + 1 number 16 + i.
     let order = _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
         19, 3, 18, 2, 17, 1, 16, 0,
     );
-    for (i, words) in words.chunks_mut(LANES).enumerate() {
-        let pairs = rounded(load(low, i * LANES), load(high, i * LANES));
-        store(words, _mm512_permutexvar_epi16(order, pairs));
+    for (words, rows) in words.chunks_exact_mut(N).zip(x.chunks(2 * stride)) {
+        let (low, high) = rows.split_at(stride.min(rows.len()));
+        let low = &low[first..first + columns];
+        let high = high.get(first..first + columns).unwrap_or_default();
+        for (i, words) in words[..columns].chunks_mut(LANES).enumerate() {
+            let pairs = rounded(load(low, i * LANES), load(high, i * LANES));
+            store(words, _mm512_permutexvar_epi16(order, pairs));
+        }
     }
 }
 
