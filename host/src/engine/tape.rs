@@ -289,6 +289,16 @@ impl Gradients<'_> {
         self.inputs[index].is_some()
     }
 
+    /// How many inputs the op has.
+    pub fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
     /// Gives input `index` a fresh gradient, whose storage nobody else holds.
     pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
         self.put(index, gradient, true)

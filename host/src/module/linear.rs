@@ -4,11 +4,14 @@ use std::rc::Rc;
 
 use super::declare::{Declare, WEIGHT, ZEROS, join};
 use super::registry::{Kind, ModuleDef, OptionDef, Role};
+use super::transformer::{EPS, Norm};
 use super::{Forward, Input, Module, input, select};
 use crate::Result;
 use crate::engine::Var;
+use crate::engine::ops::gelu_linear::gelu_linear;
 use crate::engine::ops::linear::linear;
 use crate::engine::ops::linear_gelu::linear_gelu;
+use crate::engine::ops::norm_linear;
 use crate::state::ParamId;
 
 /// `x w^T + b` over the last dimension, with the parameters `weight` `[out, in]` and `bias` `[out]`.
@@ -36,6 +39,20 @@ impl Linear {
     pub fn apply(&self, forward: &Forward<'_>, x: &Var) -> Result<Var> {
         let bias = self.bias.map(|id| forward.param(id));
         linear(forward.tape, x, &forward.param(self.weight), bias.as_ref())
+    }
+
+    /// The layer norm of `[..., in]` to `[..., out]`, in one.
+    pub fn apply_normed(&self, forward: &Forward<'_>, x: &Var, norm: &Norm) -> Result<Var> {
+        let (weight, bias) = (forward.param(norm.weight), forward.param(norm.bias));
+        let norm = norm_linear::Norm { weight: &weight, bias: &bias, eps: EPS };
+        let bias = self.bias.map(|id| forward.param(id));
+        norm_linear::norm_linear(forward.tape, x, norm, &forward.param(self.weight), bias.as_ref())
+    }
+
+    /// GELU of `[..., in]` to `[..., out]`, in one.
+    pub fn apply_after_gelu(&self, forward: &Forward<'_>, x: &Var) -> Result<Var> {
+        let bias = self.bias.map(|id| forward.param(id));
+        gelu_linear(forward.tape, x, &forward.param(self.weight), bias.as_ref())
     }
 
     /// `[..., in]` to `[..., out]`, then GELU.

@@ -20,13 +20,15 @@ use crate::state::{Init, ParamId};
 use crate::{Error, Result};
 
 /// What keeps a layer norm's variance from 0, as in DINO and timm's ViT.
-const EPS: f64 = 1e-6;
+pub const EPS: f64 = 1e-6;
 
 /// A layer norm over the last dimension, with the parameters `weight` and `bias` `[D]`.
 #[derive(Clone, Debug)]
 pub struct Norm {
-    weight: ParamId,
-    bias: ParamId,
+    /// The factors.
+    pub weight: ParamId,
+    /// The summands.
+    pub bias: ParamId,
 }
 
 impl Norm {
@@ -107,7 +109,7 @@ impl Block {
     /// Tokens `[B, N, D]` to tokens, of which only the first `keep` are made where it is given:
     /// the others are attended to and not needed after that.
     fn apply(&self, forward: &Forward<'_>, x: &Var, keep: Option<usize>) -> Result<Var> {
-        let qkv = self.qkv.apply(forward, &self.norm1.apply(forward, x)?)?;
+        let qkv = self.qkv.apply_normed(forward, x, &self.norm1)?;
         let mixed = attention(forward.tape, &qkv, self.heads, 0.0)?;
         let (x, mixed) = match keep {
             Some(first) if first < x.dims()[1] => {
@@ -117,8 +119,8 @@ impl Block {
             _ => (x.clone(), mixed),
         };
         let x = self.branch(forward, &x, self.proj.apply(forward, &mixed)?, self.scale1)?;
-        let hidden = self.fc1.apply_gelu(forward, &self.norm2.apply(forward, &x)?)?;
-        self.branch(forward, &x, self.fc2.apply(forward, &hidden)?, self.scale2)
+        let hidden = self.fc1.apply_normed(forward, &x, &self.norm2)?;
+        self.branch(forward, &x, self.fc2.apply_after_gelu(forward, &hidden)?, self.scale2)
     }
 
     fn branch(

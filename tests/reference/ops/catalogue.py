@@ -301,16 +301,25 @@ def matmul(draw):
         yield torch.matmul, [draw(*a), draw(*b)]
 
 
-@op("linear", "linear_gelu")
+@op("linear", "linear_gelu", "gelu_linear")
 def linear(name, draw):
     def reference(x, w, b=None):
-        y = F.linear(x, w, b)
+        y = F.linear(F.gelu(x) if name == "gelu_linear" else x, w, b)
         return F.gelu(y) if name == "linear_gelu" else y
 
     yield reference, [draw(3, 5), draw(4, 5), draw(4)]
     yield reference, [draw(2, 3, 4), draw(7, 4), None]
     yield reference, [draw(2, 1, 3), draw(1, 3), draw(1)]
     yield reference, [draw(2, 2, 3, 1), draw(2, 1), None]
+
+
+@op("norm_linear")
+def norm_linear(draw):
+    def reference(x, g, c, w, b, eps):
+        return F.linear(F.layer_norm(x, x.shape[-1:], g, c, eps), w, b)
+
+    yield reference, [draw(3, 5), draw(5), draw(5), draw(4, 5), draw(4), 1e-6]
+    yield reference, [draw(2, 3, 4), draw(4), draw(4), draw(7, 4), None, 1e-5]
 
 
 @op("weight_norm")

@@ -71,6 +71,16 @@ pub fn forward<T: Float>(activation: Activation, x: &[T]) -> Vec<T> {
     }))
 }
 
+/// `y = f(x)`, on the calling thread.
+pub(super) fn forward_on_one_thread<T: Float>(activation: Activation, x: &[T], y: &mut [T]) {
+    with_function!(activation, function => dispatch(Forward { function, x, y }));
+}
+
+/// `dy *= f'(x)`, on the calling thread.
+pub(super) fn backward_on_one_thread<T: Float>(activation: Activation, x: &[T], dy: &mut [T]) {
+    with_function!(activation, function => dispatch(InPlace { function, x, dy }));
+}
+
 /// `dy f'(x)`, elementwise.
 ///
 /// # Panics
@@ -83,18 +93,6 @@ pub fn backward<T: Float>(activation: Activation, x: &[T], dy: &[T]) -> Vec<T> {
         let (x, dy) = (&x[start..][..dx.len()], &dy[start..][..dx.len()]);
         dispatch(Backward { function, x, dy, dx });
     }))
-}
-
-/// `dy *= f'(x)`: the gradient of the input takes the place of the output's.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn backward_in_place<T: Float>(activation: Activation, x: &[T], dy: &mut [T]) {
-    assert_eq!(x.len(), dy.len(), "the gradient has the length of the input");
-    with_function!(activation, function => threads::chunks(dy, threads::ELEMENTS_PER_TASK, |i, dy| {
-        let x = &x[i * threads::ELEMENTS_PER_TASK..][..dy.len()];
-        dispatch(InPlace { function, x, dy });
-    }));
 }
 
 struct Forward<'a, T, F> {
@@ -271,7 +269,7 @@ mod tests {
             let want: Vec<f64> = x.iter().zip(&dy).map(|(x, dy)| dy * slope(*x)).collect();
             assert_close(&y, &want, slope_tolerance);
             let mut in_place = dyt.clone();
-            backward_in_place(activation, &xt, &mut in_place);
+            backward_on_one_thread(activation, &xt, &mut in_place);
             assert_eq!(in_place, y);
         }
     }

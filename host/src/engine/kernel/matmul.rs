@@ -259,16 +259,18 @@ pub fn linear_grad_input<T: Float>(dy: &[T], w: &[T], sizes: Linear) -> Vec<T> {
     dx
 }
 
-/// `dy^T x`: the gradient of [`linear`] to its weight, `[O, I]`.
+/// `dy^T x`, the gradient of [`linear`] to its weight `[O, I]`, and the sums of dy, that to its bias.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_weight<T: Float>(dy: &[T], x: &[T], sizes: Linear) -> Vec<T> {
+pub fn linear_grad_weight<T: Float>(dy: &[T], x: &[T], sizes: Linear) -> (Vec<T>, Vec<T>) {
     let Linear { rows, inputs, outputs } = sizes;
     let mut dw = threads::zeros(outputs * inputs);
-    let dy = Matrix::new(dy, rows, outputs).transposed();
-    matmul(T::ONE, dy, Matrix::new(x, rows, inputs), Write::Set, &mut dw);
-    dw
+    let across = Matrix::new(dy, rows, outputs).transposed();
+    matmul(T::ONE, across, Matrix::new(x, rows, inputs), Write::Set, &mut dw);
+    let mut db = vec![T::ZERO; outputs];
+    column_sums(dy, Write::Set, &mut db);
+    (dw, db)
 }
 
 /// Fills every row of `out` `[rows, D]` with `row` `[D]`.
@@ -387,10 +389,12 @@ mod tests {
         assert_close(&y, &want, 1e-12);
         let (dym, mut db) = (Matrix::new(&dy, 70, 3), vec![0.0; 3]);
         assert_close(&linear_grad_input(&dy, &w, sizes), &naive(&dym, &wm), 1e-12);
-        assert_close(&linear_grad_weight(&dy, &x, sizes), &naive(&dym.transposed(), &xm), 1e-12);
+        let (dw, sums) = linear_grad_weight(&dy, &x, sizes);
+        assert_close(&dw, &naive(&dym.transposed(), &xm), 1e-12);
         column_sums(&dy, Write::Set, &mut db);
         let want: Vec<f64> = (0..3).map(|j| (0..70).map(|i| dy[i * 3 + j]).sum()).collect();
         assert_close(&db, &want, 1e-12);
+        assert_eq!(db, sums);
     }
 
     #[test]

@@ -96,6 +96,125 @@ impl<T: Float> Kernel for Forward<'_, T> {
     }
 }
 
+/// `(x - mean) rstd weight + bias` per row, on the calling thread.
+pub(super) fn normalize_rows<T: Float>(
+    x: &[T],
+    (mean, rstd): (&[T], &[T]),
+    (weight, bias): (&[T], &[T]),
+    y: &mut [T],
+) {
+    dispatch(Normalize { x, mean, rstd, weight, bias, y });
+}
+
+struct Normalize<'a, T> {
+    x: &'a [T],
+    mean: &'a [T],
+    rstd: &'a [T],
+    weight: &'a [T],
+    bias: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<T: Float> Kernel for Normalize<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let width = self.weight.len();
+        let rows = self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width));
+        for ((x, y), (m, r)) in rows.zip(self.mean.iter().zip(self.rstd)) {
+            for ((y, x), (w, b)) in y.iter_mut().zip(x).zip(self.weight.iter().zip(self.bias)) {
+                *y = ((*x - *m) * *r).fma::<FMA>(*w, *b);
+            }
+        }
+    }
+}
+
+/// Mean and 1 / sqrt(var + eps) of each row of x `[rows, width]`.
+pub fn statistics<T: Float>(x: &[T], width: usize, eps: T) -> (Vec<T>, Vec<T>) {
+    let count = x.len() / width.max(1);
+    let (mut mean, mut rstd) = (vec![T::ZERO; count], vec![T::ZERO; count]);
+    let rows = threads::rows_per_task(width);
+    threads::chunks2((&mut mean, rows), (&mut rstd, rows), |i, mean, rstd| {
+        let x = &x[i * rows * width..][..mean.len() * width];
+        dispatch(Statistics { x, width, eps, mean, rstd });
+    });
+    (mean, rstd)
+}
+
+struct Statistics<'a, T> {
+    x: &'a [T],
+    width: usize,
+    eps: T,
+    mean: &'a mut [T],
+    rstd: &'a mut [T],
+}
+
+impl<T: Float> Kernel for Statistics<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let scale = T::ONE / T::from_usize(self.width.max(1));
+        let rows = self.x.chunks_exact(self.width.max(1));
+        for (x, (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
+            let m = lanes::sum(x) * scale;
+            let var = lanes::sum_of(x, |x| (x - m) * (x - m)) * scale;
+            (*mean, *rstd) = (m, T::ONE / (var + self.eps).sqrt());
+        }
+    }
+}
+
+/// Turns the gradient of a layer norm's output into that of its input, on the calling thread, and adds
+/// to the sums of its weight's and bias' gradients.
+pub(super) fn backward_in_place<T: Float>(
+    x: &[T],
+    (mean, rstd): (&[T], &[T]),
+    weight: &[T],
+    dy: &mut [T],
+    sums: [&mut [T]; 2],
+) {
+    dispatch(InPlace { x, mean, rstd, weight, dy, sums });
+}
+
+struct InPlace<'a, T> {
+    x: &'a [T],
+    mean: &'a [T],
+    rstd: &'a [T],
+    weight: &'a [T],
+    dy: &'a mut [T],
+    sums: [&'a mut [T]; 2],
+}
+
+impl<T: Float> Kernel for InPlace<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let width = self.weight.len();
+        let scale = T::ONE / T::from_usize(width);
+        let [dweight, dbias] = self.sums;
+        let mut normed = vec![T::ZERO; width];
+        let rows = self.x.chunks_exact(width).zip(self.dy.chunks_exact_mut(width));
+        for ((x, dy), (m, r)) in rows.zip(self.mean.iter().zip(self.rstd)) {
+            for (n, x) in normed.iter_mut().zip(x) {
+                *n = (*x - *m) * *r;
+            }
+            for ((sum, n), dy) in dweight.iter_mut().zip(&normed).zip(dy.iter()) {
+                *sum = n.fma::<FMA>(*dy, *sum);
+            }
+            for (sum, dy) in dbias.iter_mut().zip(dy.iter()) {
+                *sum += *dy;
+            }
+            let (c1, c2) = means::<T>(&normed, dy, self.weight, true);
+            let (c1, c2) = (c1 * scale, c2 * scale);
+            for ((dy, n), w) in dy.iter_mut().zip(&normed).zip(self.weight) {
+                *dy = ((-*n).fma::<FMA>(c2, *dy * *w) - c1) * *r;
+            }
+        }
+    }
+}
+
 /// What the backward pass of a norm reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Backward<'a, T> {

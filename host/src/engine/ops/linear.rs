@@ -6,7 +6,7 @@ use candle_core::{Tensor, WithDType};
 
 use crate::engine::kernel::Float;
 use crate::engine::kernel::matmul::{self, Linear, Write};
-use crate::engine::kernel::packed;
+use crate::engine::kernel::packed::{self, rows::Plain};
 use crate::engine::op::{Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
 use crate::engine::tape::{Gradients, Precision, Tape, Var};
@@ -20,7 +20,7 @@ pub fn linear(tape: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let sizes = check("linear", x, w, b)?;
     let precision = tape.precision();
     let value = tape.timed("linear", || forward(precision, x, w, b, sizes))?;
-    let product = Product::new(precision, [x, w], b, sizes);
+    let product = Product::new(precision, [x, w], sizes);
     tape.count_flops("linear", product.flops(tape.records(&[x, w])));
     let inputs = [Some(x), Some(w), b];
     let inputs: Vec<&Var> = inputs.into_iter().flatten().collect();
@@ -78,25 +78,17 @@ pub(super) struct Product {
     /// Where x wants a gradient.
     w: Option<Tensor>,
     x_shape: Vec<usize>,
-    /// Whether the bias wants a gradient.
-    bias: bool,
     sizes: Linear,
 }
 
 impl Product {
     /// Keeps what the gradients that are wanted need.
-    pub(super) fn new(
-        precision: Precision,
-        [x, w]: [&Var; 2],
-        b: Option<&Var>,
-        sizes: Linear,
-    ) -> Self {
+    pub(super) fn new(precision: Precision, [x, w]: [&Var; 2], sizes: Linear) -> Self {
         Self {
             precision,
             x: w.tracked().then(|| x.value().clone()),
             w: x.tracked().then(|| w.value().clone()),
             x_shape: x.dims().to_vec(),
-            bias: b.is_some_and(Var::tracked),
             sizes,
         }
     }
@@ -118,18 +110,20 @@ impl Product {
         dy: &Tensor,
         inputs: &mut Gradients<'_>,
     ) -> Result<()> {
-        let Linear { inputs: width, outputs, .. } = self.sizes;
         let kernels = kernels::<T>(self.precision);
         if let Some(w) = &self.w {
             let dx = storage::read_all([dy, w], |[dy, w]| (kernels.grad_input)(dy, w, self.sizes))?;
             inputs.add(0, storage::tensor(dx, self.x_shape.as_slice())?)?;
         }
+        let Linear { inputs: width, outputs, .. } = self.sizes;
         if let Some(x) = &self.x {
-            let dw =
+            let (dw, db) =
                 storage::read_all([dy, x], |[dy, x]| (kernels.grad_weight)(dy, x, self.sizes))?;
             inputs.add(1, storage::tensor(dw, (outputs, width))?)?;
-        }
-        if self.bias {
+            if inputs.len() > 2 {
+                inputs.add(2, storage::tensor(db, outputs)?)?;
+            }
+        } else if inputs.len() > 2 && inputs.wants(2) {
             let mut db = vec![T::ZERO; outputs];
             storage::read(dy, |dy| matmul::column_sums(dy, Write::Set, &mut db))?;
             inputs.add(2, storage::tensor(db, outputs)?)?;
@@ -138,26 +132,21 @@ impl Product {
     }
 }
 
+/// The gradients of a weight and of a bias.
+type WeightGradients<T> = (Vec<T>, Vec<T>);
+
 /// The kernels of one element type and precision.
 struct Kernels<T> {
     forward: fn(&[T], &[T], Option<&[T]>, Linear) -> Vec<T>,
     grad_input: fn(&[T], &[T], Linear) -> Vec<T>,
-    grad_weight: fn(&[T], &[T], Linear) -> Vec<T>,
+    grad_weight: fn(&[T], &[T], Linear) -> WeightGradients<T>,
 }
 
 /// Packed products for f32, in the tape's precision; plain ones for f64.
 fn kernels<T: Float + WithDType>(precision: Precision) -> Kernels<T> {
     let packed: Kernels<f32> = match precision {
-        Precision::F32 => Kernels {
-            forward: packed::linear::<false>,
-            grad_input: packed::linear_grad_input::<false>,
-            grad_weight: packed::linear_grad_weight::<false>,
-        },
-        Precision::Bf16 => Kernels {
-            forward: packed::linear::<true>,
-            grad_input: packed::linear_grad_input::<true>,
-            grad_weight: packed::linear_grad_weight::<true>,
-        },
+        Precision::F32 => packed_kernels::<false>(),
+        Precision::Bf16 => packed_kernels::<true>(),
     };
     let plain: Kernels<T> = Kernels {
         forward: matmul::linear,
@@ -167,6 +156,18 @@ fn kernels<T: Float + WithDType>(precision: Precision) -> Kernels<T> {
     // `T` is f32 or f64; the type system can't say so, `Any` can.
     let packed: Box<dyn Any> = Box::new(packed);
     packed.downcast::<Kernels<T>>().map_or(plain, |packed| *packed)
+}
+
+fn packed_kernels<const BF16: bool>() -> Kernels<f32> {
+    Kernels {
+        forward: |x, w, b, sizes| {
+            packed::linear::<BF16>(&Plain { x, width: sizes.inputs }, w, b, sizes)
+        },
+        grad_input: |dy, w, sizes| packed::linear_grad_input::<BF16>(dy, w, sizes, |_, _| {}),
+        grad_weight: |dy, x, sizes| {
+            packed::linear_grad_weight::<BF16>(dy, &Plain { x, width: sizes.inputs }, sizes)
+        },
+    }
 }
 
 inventory::submit! {

@@ -21,7 +21,7 @@ pub fn linear_gelu(tape: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var
         let before = forward(precision, x, w, b, sizes)?;
         Ok((for_float!(before.dtype(), T => gelu::<T>(&before))?, before))
     })?;
-    let product = Product::new(precision, [x, w], b, sizes);
+    let product = Product::new(precision, [x, w], sizes);
     tape.count_flops("linear_gelu", product.flops(tape.records(&[x, w])));
     let inputs: Vec<&Var> = [Some(x), Some(w), b].into_iter().flatten().collect();
     Ok(tape.record("linear_gelu", &inputs, value, move |gradient, inputs| {

@@ -11,14 +11,18 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::activation::{self, Activation};
 use super::dispatch::{Level, level};
 use super::matmul::Linear;
 use super::threads;
+use rows::{Plain, Rows};
 
+pub mod normed;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
 mod portable;
+pub mod rows;
 #[cfg(test)]
 mod tests;
 pub mod transposed;
@@ -209,48 +213,71 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulat
     portable::block(a, first, b, c, accumulate);
 }
 
-/// `x b` for `x` `[rows, k]`, whose rows are rounded piece by piece where the format asks for it.
+/// `x b` for `x` `[rows, k]`, whose rows are made and rounded piece by piece.
 ///
 /// `finish` is called once on every piece of the product that is done, with the number of its first
 /// row, while the piece is still in the cache: the place for a bias or an activation.
 ///
 /// # Panics
-/// When `x` is too short.
+/// When `x` has another width or too few rows.
 pub fn rows_by_panels(
-    (x, rows): (&[f32], usize),
+    (x, rows): (&impl Rows, usize),
     b: &Panels,
     finish: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) -> Vec<f32> {
-    let (k, height) = (b.k, b.format.words(b.k));
-    threads::made(
-        (rows * b.n, TASK * b.n),
-        Vec::new,
-        |words: &mut Vec<u32>, task, y: &mut [f32]| {
-            let (first, rows) = (task * TASK, y.len() / b.n);
-            let x = &x[first * k..][..rows * k];
-            let words = match b.format {
-                Format::F32 => bytemuck::cast_slice(x),
-                Format::Bf16 => {
-                    words.resize(rows * height, 0);
-                    for (words, x) in words.chunks_mut(height.max(1)).zip(x.chunks(k.max(1))) {
-                        pack::round_row(words, x);
-                    }
-                    &words[..]
-                }
-            };
-            let a = Left { words: Cow::Borrowed(words), format: b.format, rows, k, tiled: false };
-            multiply(&a, 0, b, y, false);
-            finish(first, y);
-        },
-    )
+    assert_eq!(x.width(), b.k, "shapes of a matrix product");
+    threads::made((rows * b.n, TASK * b.n), Space::default, |space: &mut Space, task, y| {
+        let (first, rows) = (task * TASK, y.len() / b.n);
+        let (x, words) = space.rows(x, first, rows);
+        let words = match b.format {
+            Format::F32 => bytemuck::cast_slice(x),
+            Format::Bf16 => round_rows(x, b.k, words),
+        };
+        let a = Left { words: Cow::Borrowed(words), format: b.format, rows, k: b.k, tiled: false };
+        multiply(&a, 0, b, y, false);
+        finish(first, y);
+    })
 }
 
-/// `x w^T + b` as [`super::matmul::linear`] has it, with operands rounded to bf16 where `BF16`.
+/// Scratch space of one thread: rows that were made, and their words.
+#[derive(Default)]
+struct Space {
+    rows: Vec<f32>,
+    words: Vec<u32>,
+}
+
+impl Space {
+    /// `count` rows from `first` on, and room for words.
+    fn rows<'a>(
+        &'a mut self,
+        source: &'a impl Rows,
+        first: usize,
+        count: usize,
+    ) -> (&'a [f32], &'a mut Vec<u32>) {
+        if let Some(rows) = source.borrow(first, count) {
+            return (rows, &mut self.words);
+        }
+        self.rows.resize(count * source.width(), 0.0);
+        source.write(first, &mut self.rows);
+        (&self.rows, &mut self.words)
+    }
+}
+
+fn round_rows<'a>(x: &[f32], k: usize, words: &'a mut Vec<u32>) -> &'a [u32] {
+    let height = k.div_ceil(2).max(1);
+    words.resize(x.len() / k.max(1) * height, 0);
+    for (words, x) in words.chunks_mut(height).zip(x.chunks(k.max(1))) {
+        pack::round_row(words, x);
+    }
+    words
+}
+
+/// `x w^T + b` for the weight `w` `[outputs, inputs]`, with operands rounded to bf16 where `BF16`.
 ///
 /// # Panics
 /// When a slice is too short.
 pub fn linear<const BF16: bool>(
-    x: &[f32],
+    x: &impl Rows,
     w: &[f32],
     bias: Option<&[f32]>,
     sizes: Linear,
@@ -264,21 +291,42 @@ pub fn linear<const BF16: bool>(
     })
 }
 
-/// `dy w`, as [`super::matmul::linear_grad_input`] has it.
+/// `dy w`: the gradient of [`linear`] to its input; `finish` as in [`rows_by_panels`].
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_input<const BF16: bool>(dy: &[f32], w: &[f32], sizes: Linear) -> Vec<f32> {
+pub fn linear_grad_input<const BF16: bool>(
+    dy: &[f32],
+    w: &[f32],
+    sizes: Linear,
+    finish: impl Fn(usize, &mut [f32]) + Sync + Send,
+) -> Vec<f32> {
     let w = Panels::from_rows(Format::of(BF16), w, sizes.outputs, sizes.inputs);
-    rows_by_panels((dy, sizes.rows), &w, |_, _| {})
+    rows_by_panels((&Plain { x: dy, width: sizes.outputs }, sizes.rows), &w, finish)
 }
 
-/// `dy^T x`, as [`super::matmul::linear_grad_weight`] has it.
+/// `dy^T x`, the gradient of [`linear`] to its weight, and the sums of dy, that to its bias.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn linear_grad_weight<const BF16: bool>(dy: &[f32], x: &[f32], sizes: Linear) -> Vec<f32> {
+pub fn linear_grad_weight<const BF16: bool>(
+    dy: &[f32],
+    x: &impl Rows,
+    sizes: Linear,
+) -> (Vec<f32>, Vec<f32>) {
     let Linear { rows, inputs, outputs } = sizes;
     let shape = transposed::Shape { k: rows, m: outputs, n: inputs };
     transposed::product(Format::of(BF16), dy, x, shape)
+}
+
+/// The gradient through `gelu(h) w^T` to `h` from `dy`: GELU's slope is taken while the rows are in the
+/// cache.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn grad_gelu<const BF16: bool>(dy: &[f32], w: &[f32], h: &[f32], sizes: Linear) -> Vec<f32> {
+    linear_grad_input::<BF16>(dy, w, sizes, |first, piece| {
+        let h = &h[first * sizes.inputs..][..piece.len()];
+        activation::backward_on_one_thread(Activation::Gelu, h, piece);
+    })
 }

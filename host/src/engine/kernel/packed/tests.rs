@@ -83,7 +83,7 @@ fn finish_sees_every_row_once_after_it_is_done() {
     let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
     for format in [Format::F32, Format::Bf16] {
         let right = Panels::from_rows(format, &b, k, n);
-        let c = rows_by_panels((&a, rows), &right, |first, piece| {
+        let c = rows_by_panels((&Plain { x: &a, width: k }, rows), &right, |first, piece| {
             for (i, row) in piece.chunks_mut(n).enumerate() {
                 row.iter_mut().for_each(|x| *x += (first + i) as f32);
             }
@@ -103,7 +103,12 @@ fn a_transposed_product_sums_over_every_row_in_groups_or_at_once() {
         for format in [Format::F32, Format::Bf16] {
             let sums = expected(format, &across, &b, (k, n));
             let shape = transposed::Shape { k, m, n };
-            assert_near(&transposed::product(format, &a, &b, shape), &sums, k);
+            let (product, columns) =
+                transposed::product(format, &a, &Plain { x: &b, width: n }, shape);
+            assert_near(&product, &sums, k);
+            let sums: Vec<f64> =
+                across.chunks(k).map(|row| row.iter().map(|x| f64::from(*x)).sum()).collect();
+            assert_near(&columns, &sums, k);
         }
     }
 }

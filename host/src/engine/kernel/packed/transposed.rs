@@ -5,14 +5,17 @@
 //! order; groups depend on the shape alone, so that the number of threads changes no bit.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::super::dispatch::{Kernel, dispatch};
 use super::super::threads;
+use super::rows::Rows;
 use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH, multiply, pack};
 
 /// Rows of both operands in a block, by the width of a word.
-const BLOCK_WORDS: usize = 192;
+const BLOCK_WORDS: usize = 128;
 /// Pieces of work below which one more group of blocks is made.
 const PIECES: usize = 16;
 
@@ -27,70 +30,82 @@ pub struct Shape {
     pub n: usize,
 }
 
+/// Rows that are made at a time; even, so that pairs stay whole.
+const MADE: usize = 32;
+
 /// Scratch space of one thread.
 #[derive(Default)]
 struct Space {
     left: Vec<u32>,
     right: Vec<u32>,
+    rows: Vec<f32>,
 }
 
-/// `a^T b`, `[m, n]`.
+/// Rows of the result, and sums of as many columns of `a`.
+#[derive(Clone, Default)]
+struct Piece {
+    product: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// `a^T b`, `[m, n]`, and the sums of the columns of `a`, `[m]`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn product(format: Format, a: &[f32], b: &[f32], shape: Shape) -> Vec<f32> {
+pub fn product(format: Format, a: &[f32], b: &impl Rows, shape: Shape) -> (Vec<f32>, Vec<f32>) {
     let Shape { k, m, n } = shape;
-    assert!(a.len() >= k * m && b.len() >= k * n, "shapes of a product");
+    assert!(a.len() >= k * m && b.width() == n, "shapes of a product");
     if k == 0 || m * n == 0 {
-        return vec![0.0; m * n];
+        return (vec![0.0; m * n], vec![0.0; m]);
     }
-    // The result's rows of one piece: few where they are long, so that they stay in the cache.
-    let piece = if n > 4 * TASK { TASK } else { 2 * TASK };
+    let piece = 2 * TASK;
     let block = BLOCK_WORDS * format.group();
     let blocks = k.div_ceil(block);
     let pieces = m.div_ceil(piece);
     let groups = PIECES.div_ceil(pieces).min(blocks);
-    if groups == 1 {
-        return threads::made((m * n, piece * n), Space::default, |space, i, c| {
-            space.sum(format, (a, b), shape, (0..k, i * piece), c);
-        });
-    }
     let rows = blocks.div_ceil(groups) * block;
-    let mut partials: Vec<Vec<f32>> = Vec::new();
-    partials.resize_with(groups * pieces, Vec::new);
-    partials.par_iter_mut().enumerate().for_each_init(Space::default, |space, (task, c)| {
+    let mut parts = vec![Piece::default(); groups * pieces];
+    parts.par_iter_mut().enumerate().for_each_init(Space::default, |space, (task, part)| {
         let (group, i) = (task / pieces, task % pieces);
         let range = (group * rows).min(k)..((group + 1) * rows).min(k);
-        c.resize(piece.min(m - i * piece) * n, 0.0);
-        space.sum(format, (a, b), shape, (range, i * piece), c);
+        let wide = piece.min(m - i * piece);
+        part.product = vec![0.0; wide * n];
+        part.sums = vec![0.0; wide];
+        space.sum(format, (a, b), shape, (range, i * piece), part);
     });
-    threads::made(
+    let sums = (0..m)
+        .map(|j| (0..groups).map(|group| parts[group * pieces + j / piece].sums[j % piece]).sum());
+    let sums = sums.collect();
+    if groups == 1 && pieces == 1 {
+        return (std::mem::take(&mut parts[0].product), sums);
+    }
+    let product = threads::made(
         (m * n, piece * n),
         || (),
         |(), i, c: &mut [f32]| {
             for group in 0..groups {
-                let partial = &partials[group * pieces + i];
+                let partial = &parts[group * pieces + i].product;
                 c.iter_mut().zip(partial).for_each(|(c, p)| *c += p);
             }
         },
-    )
+    );
+    (product, sums)
 }
 
 impl Space {
-    /// Rows of the result from `first` on, summed over `range`; `c` holds zeros.
+    /// Rows of the result from `first` on, summed over `range`; `part` holds zeros.
     fn sum(
         &mut self,
         format: Format,
-        (a, b): (&[f32], &[f32]),
+        (a, b): (&[f32], &impl Rows),
         Shape { m, n, .. }: Shape,
-        (range, first): (std::ops::Range<usize>, usize),
-        c: &mut [f32],
+        (range, first): (Range<usize>, usize),
+        part: &mut Piece,
     ) {
-        let rows = c.len() / n;
+        let rows = part.sums.len();
         let block = BLOCK_WORDS * format.group();
-        let end = range.end;
         for start in range.clone().step_by(block) {
-            let k = block.min(end - start);
+            let k = block.min(range.end - start);
             let words = format.words(k);
             self.left.resize(rows.div_ceil(HEIGHT) * HEIGHT * words, 0);
             let source = &a[start * m..(start + k) * m];
@@ -98,17 +113,59 @@ impl Space {
                 let columns = (first + tile * HEIGHT, HEIGHT.min(rows - tile * HEIGHT));
                 pack::interleave::<HEIGHT>(format, left, (source, m), columns);
             }
-            self.right.resize(n.div_ceil(WIDTH) * WIDTH * words, 0);
-            let source = &b[start * n..(start + k) * n];
+            dispatch(AddRows { rows: source, stride: m, first, sums: &mut part.sums });
+            self.pack_right(format, b, start..start + k);
+            let left = Left { words: Cow::Borrowed(&self.left), format, rows, k, tiled: true };
+            let words = std::mem::take(&mut self.right);
+            let right = Panels { words, format, k, n };
+            multiply(&left, 0, &right, &mut part.product, start > range.start);
+            self.right = right.words;
+        }
+    }
+
+    /// The rows `range` of `b`, as panels.
+    fn pack_right(&mut self, format: Format, b: &impl Rows, range: Range<usize>) {
+        let (n, words) = (b.width(), format.words(range.len()));
+        self.right.resize(n.div_ceil(WIDTH) * WIDTH * words, 0);
+        let step = if b.borrow(range.start, range.len()).is_some() { range.len() } else { MADE };
+        for start in range.clone().step_by(step) {
+            let count = step.min(range.end - start);
+            let source = match b.borrow(start, count) {
+                Some(rows) => rows,
+                None => {
+                    self.rows.resize(count * n, 0.0);
+                    b.write(start, &mut self.rows);
+                    &self.rows
+                }
+            };
+            let at = (start - range.start) / format.group() * WIDTH;
             for (panel, right) in self.right.chunks_exact_mut(WIDTH * words).enumerate() {
                 let columns = (panel * WIDTH, WIDTH.min(n - panel * WIDTH));
+                let right = &mut right[at..][..format.words(count) * WIDTH];
                 pack::interleave::<WIDTH>(format, right, (source, n), columns);
             }
-            let left = Left { words: Cow::Borrowed(&self.left), format, rows, k, tiled: true };
-            let right = std::mem::take(&mut self.right);
-            let right = Panels { words: right, format, k, n };
-            multiply(&left, 0, &right, c, start > range.start);
-            self.right = right.words;
+        }
+    }
+}
+
+/// Adds the columns of `rows` from `first` on to `sums`.
+struct AddRows<'a> {
+    rows: &'a [f32],
+    stride: usize,
+    first: usize,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for AddRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for row in self.rows.chunks_exact(self.stride) {
+            let row = &row[self.first..][..self.sums.len()];
+            for (sum, value) in self.sums.iter_mut().zip(row) {
+                *sum += value;
+            }
         }
     }
 }
