@@ -1,8 +1,10 @@
 //! The one door: what [`export_methods!`](crate::export_methods) puts into a library. Panics stop here.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::Once;
 
 pub use abi_stable::library::{__call_root_module_loader, LibHeader, RootModuleResult};
 use abi_stable::library::{CheckTypeLayout, RootModule};
@@ -152,7 +154,7 @@ fn guarded(host: Host, body: impl FnOnce() -> Result<()>) -> Status {
             error.status
         }
         Err(payload) => {
-            let mut error = Error::failed(format!("panicked: {}", message(payload.as_ref())));
+            let mut error = Error::failed(panic_text(payload.as_ref()));
             error.status = status::PANIC;
             call::set_error(&error);
             // A payload whose own drop panics must not unwind out of here.
@@ -162,12 +164,42 @@ fn guarded(host: Host, body: impl FnOnce() -> Result<()>) -> Status {
     })
 }
 
-fn message(payload: &(dyn Any + Send)) -> &str {
-    payload
+thread_local! {
+    /// Where the last panic of a callback on this thread happened.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// What a panic said, and where.
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let said = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+        .unwrap_or("no message");
+    match PLACE.take() {
+        Some(place) => format!("{said}, at `{place}`"),
+        None => said.to_owned(),
+    }
+}
+
+/// Keeps the place of a callback's panic for its error instead of printing it: this library has a
+/// standard library of its own, so the host's hook never hears of its panics. Those of the author's
+/// own threads are printed as usual, and all of them where `RUST_BACKTRACE` is set.
+fn remember_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        let loud = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+        std::panic::set_hook(Box::new(move |panic| {
+            let within = call::within_callback();
+            if within {
+                PLACE.set(panic.location().map(Location::to_string));
+            }
+            if loud || !within {
+                usual(panic);
+            }
+        }));
+    });
 }
 
 /// The methods of this library, ordered by name.
@@ -190,6 +222,7 @@ extern "C" fn method(index: u64) -> MethodTableRef {
 
 /// The root module; the constructor behind the exported header.
 pub fn root_module() -> PluginModuleRef {
+    remember_panics();
     PluginModule { count, method }.leak_into_prefix()
 }
 

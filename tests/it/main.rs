@@ -3,16 +3,9 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
-mod dino;
 #[cfg(test)]
-mod ops;
-#[cfg(test)]
-mod optim;
-#[cfg(test)]
-mod tidy;
-#[cfg(test)]
-mod transforms;
-#[cfg(test)]
-mod vit;
+mod faults;

@@ -98,12 +98,7 @@ impl Workplace {
     /// # Panics
     /// When it can't be started.
     pub fn pretext(&self, arguments: &[&str]) -> Outcome {
-        let output = self.command(arguments).output().expect("pretext starts");
-        Outcome {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Outcome::of(&mut self.command(arguments))
     }
 }
 
@@ -113,6 +108,41 @@ pub fn pretext(arguments: &[&str]) -> Outcome {
 }
 
 impl Outcome {
+    /// Runs `command` to its end.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("pretext starts");
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Asserts that the command went well.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn assert_done(&self) {
+        assert_eq!(self.code, Some(0), "exit code, after\n{}", self.stderr);
+        assert!(!self.stderr.contains("error:"), "{}", self.stderr);
+    }
+
+    /// Asserts that the command ended with `code` and, after whatever it told before, with exactly this
+    /// error and hint.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn assert_ended(&self, code: i32, error: &str, hint: &str) {
+        let expected = format!("error: {error}\n\nhint: {hint}\n");
+        assert!(self.stderr.ends_with(&expected), "wanted\n{expected}\ngot\n{}", self.stderr);
+        assert_eq!(self.stderr.matches("error:").count(), 1, "{}", self.stderr);
+        assert_eq!(self.stdout, "", "stdout is for data");
+        assert_eq!(self.code, Some(code), "exit code");
+    }
+
     /// Asserts that the command was refused as asked wrongly, with exactly this error and hint.
     ///
     /// # Panics

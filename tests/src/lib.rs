@@ -1,7 +1,11 @@
 //! Helpers of the integration tests.
 
 pub mod binary;
+pub mod fixture;
 pub mod reference;
 pub mod tree;
+pub mod watched;
 
 pub use binary::{Outcome, Workplace, built, pretext};
+pub use fixture::fixture;
+pub use watched::Watched;

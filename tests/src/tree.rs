@@ -7,6 +7,14 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// The text of the file `path`, from the root.
+///
+/// # Panics
+/// When it can't be read.
+pub fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).expect(path)
+}
+
 /// One file of the repository.
 #[derive(Clone, Debug)]
 pub struct Source {

@@ -23,7 +23,7 @@ impl Doctor {
     /// Looks at the machine and tells.
     pub(super) fn run(&self) -> Result<()> {
         let facts = facts();
-        let catalogue = self.places.catalogue()?;
+        let catalogue = self.places.everything()?;
         if self.json {
             let mut value: Value =
                 facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

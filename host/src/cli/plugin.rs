@@ -24,11 +24,24 @@ impl Places {
         SearchPath::standard(&self.given)
     }
 
-    /// Every plugin there.
+    /// Every plugin there, for a command that needs one of them.
+    ///
+    /// # Errors
+    /// When a place that was given does not exist, or is a file that was refused.
+    pub(super) fn catalogue(&self) -> Result<Catalogue> {
+        let catalogue = self.everything()?;
+        let given = |path: &PathBuf| self.given.contains(path);
+        match catalogue.refused.iter().find(|refused| given(&refused.path)) {
+            Some(refused) => Err(refused.error()),
+            None => Ok(catalogue),
+        }
+    }
+
+    /// Every plugin there, and every file that was refused.
     ///
     /// # Errors
     /// When a place that was given does not exist.
-    pub(super) fn catalogue(&self) -> Result<Catalogue> {
+    pub(super) fn everything(&self) -> Result<Catalogue> {
         if let Some(missing) = self.given.iter().find(|place| !place.exists()) {
             let message = format!("there is no plugin at `{}`", missing.display());
             return Err(Error::asked_wrongly(message)
@@ -85,7 +98,7 @@ impl Plugin {
 
 impl List {
     fn run(&self) -> Result<()> {
-        let catalogue = self.places.catalogue()?;
+        let catalogue = self.places.everything()?;
         if self.json {
             return say_json(&json!(catalogue));
         }

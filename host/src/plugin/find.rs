@@ -66,6 +66,15 @@ pub struct Refused {
     pub hint: Option<String>,
 }
 
+impl Refused {
+    /// The error of a command that needs this file.
+    pub fn error(&self) -> Error {
+        let hint = self.hint.as_deref().unwrap_or("`pretext plugin list` shows the plugins found");
+        let (path, reason) = (self.path.display(), &self.reason);
+        Error::failed(format!("`{path}` can't be used: {reason}")).hint(hint)
+    }
+}
+
 /// Every plugin in the search path, and every file that was refused.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Catalogue {
@@ -115,11 +124,7 @@ impl Catalogue {
             refused.path.file_name().is_some_and(|name| name.to_string_lossy().contains(method))
         });
         if let Some(refused) = likely {
-            let path = refused.path.display();
-            let hint = refused.hint.clone().unwrap_or_else(|| "pretext plugin list".to_owned());
-            return Err(
-                Error::failed(format!("`{path}` can't be used: {}", refused.reason)).hint(hint)
-            );
+            return Err(refused.error());
         }
         let names: BTreeSet<&str> = methods().map(|(_, info)| info.name.as_str()).collect();
         let hint = match did_you_mean(method, names.iter().copied()) {

@@ -14,6 +14,7 @@ use super::handle::{FIRST, Named};
 use super::slots;
 use crate::config::values::Values;
 use crate::engine::Var;
+use crate::error::Class;
 use crate::module::Forward;
 use crate::random::Stream;
 use crate::state::{BufferId, State};
@@ -292,9 +293,7 @@ impl Session {
         // SAFETY: `create` made the instance, no other call is under way, and `loss` can be written.
         let called = self.callback("step", || unsafe { step(instance, &raw mut loss) });
         let mut context = self.context.borrow_mut();
-        let told = called
-            .map_err(|error| error.context(format!("step {} failed", progress.step + 1)))
-            .and_then(|()| context.tensor(loss));
+        let told = called.and_then(|()| self.loss(&context, loss));
         while context.no_grad > 0 {
             context.no_grad -= 1;
             forward.tape.leave_no_grad();
@@ -308,6 +307,21 @@ impl Session {
             std::mem::take(&mut context.log),
         );
         Ok(Told { loss: told?, metrics, buffers, log })
+    }
+
+    /// The loss that `step` returned, if it is one number.
+    fn loss(&self, context: &Context, handle: Handle) -> Result<Var> {
+        let loss = context.tensor(handle).and_then(|loss| match loss.value().elem_count() {
+            1 => Ok(loss),
+            _ => Err(Error::failed(format!(
+                "the loss has shape {:?}, not one number",
+                loss.value().dims()
+            ))
+            .hint("end `step` with a mean over all elements, such as `loss.mean(&[], false)`")),
+        });
+        loss.map_err(|error| {
+            error.context(format!("the method `{}` failed in `step`", self.method))
+        })
     }
 
     /// Makes a call into the plugin and turns its status into an error.
@@ -329,12 +343,25 @@ impl Session {
                     .hint("this is a bug of the plugin: report it to its authors"))
             }
             (_, Some(error)) => {
-                Err(error.context(format!("the method `{method}` failed in `{name}`")))
+                let error = error.context(format!("the method `{method}` failed in `{name}`"));
+                Err(hinted(error, method))
             }
             (status, None) => Err(Error::failed(format!(
                 "the method `{method}` failed in `{name}` with status {status} and no message"
-            ))),
+            ))
+            .hint("this is a bug of the plugin: report it to its authors")),
         }
+    }
+}
+
+/// A method that gives no hint gets one by whose fault its error is.
+fn hinted(error: Error, method: &str) -> Error {
+    match (error.hint_text(), error.class()) {
+        (None, Class::AskedWrongly) => {
+            error.hint(format!("`pretext plugin info {method}` explains its options"))
+        }
+        (None, _) => error.hint("if the recipe can't be the reason, tell the plugin's authors"),
+        (Some(_), _) => error,
     }
 }
 

@@ -13,12 +13,12 @@ pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
     let failed = Error::failed(format!("can't write `{}`", path.display())).because(error);
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failed.hint("free some space, then go on with `pretext train --resume RUN`")
+            failed.hint("free some space there")
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             failed.hint("give write permission there, or run `pretext` from a folder of your own")
         }
-        _ => failed,
+        _ => failed.hint("check the path and the disk"),
     }
 }
 

@@ -26,7 +26,7 @@ impl Name<'_> {
     ///
     /// Making a folder is atomic, so two runs that start together get two numbers.
     pub(super) fn claim(self, root: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(root).map_err(|error| cannot_write(root, &error))?;
+        fs::create_dir_all(root).map_err(|error| no_runs(root, &error))?;
         match self {
             Self::Given(name) => claim_given(root, name),
             Self::Numbered { method, data } => {
@@ -34,6 +34,16 @@ impl Name<'_> {
             }
         }
     }
+}
+
+/// Says why `root` can't hold runs; unless the disk is full, it was the wrong folder to ask for.
+fn no_runs(root: &Path, error: &std::io::Error) -> Error {
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return cannot_write(root, error);
+    }
+    Error::asked_wrongly(format!("`{}` can't hold runs", root.display()))
+        .because(error)
+        .hint("name a folder that you may write to, such as `runs=my-runs`")
 }
 
 fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
@@ -50,7 +60,7 @@ fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
             let resume = format!("go on with `pretext train --resume {}`", path.display());
             Err(Error::asked_wrongly(exists).hint(format!("{resume}, or choose another name")))
         }
-        Err(error) => Err(cannot_write(&path, &error)),
+        Err(error) => Err(no_runs(root, &error)),
     }
 }
 
@@ -61,7 +71,7 @@ fn claim_numbered(root: &Path, stem: &str) -> Result<PathBuf> {
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(cannot_write(&path, &error)),
+            Err(error) => return Err(no_runs(root, &error)),
         }
     }
 }

@@ -53,7 +53,9 @@ impl Learner for Session {
 /// When the data can't be opened, the method refuses its options, or the parts don't fit.
 pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
-    let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false).ok();
+    let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false);
+    // Data without a test split is no error, but a place that the recipe names must hold one.
+    let test = if recipe.data.test_source.is_empty() { test.ok() } else { Some(test?) };
     let table = load::open(&plugin.path, &recipe.method)?;
     let mut session = Session::open(&recipe.method, table, recipe.options.clone())?;
     let plan = plan(&session.views())?;

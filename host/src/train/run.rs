@@ -134,18 +134,21 @@ fn manifest(request: &Request<'_>) -> Manifest {
     }
 }
 
-/// Names the newest whole checkpoint in an error that stopped a run.
+/// Says in the hint of an error that stopped a run how to go on from its newest checkpoint.
 fn name_checkpoint(error: Error, run: &Path) -> Error {
-    let hinted = error.hint_text().is_some();
     let newest =
-        crate::run::list(&run.join("checkpoints")).ok().and_then(|all| all.into_iter().next());
-    match newest {
-        _ if hinted => error,
-        Some((step, path)) => error
-            .because(format!("the newest checkpoint is `{}`, after step {step}", path.display()))
-            .hint(format!("go on from it with `pretext train --resume {}`", run.display())),
-        None => error.hint("there is no checkpoint yet: try a lower `lr` or a longer warm-up"),
-    }
+        crate::run::list(&run.join("checkpoints")).ok().and_then(|all| all.first().cloned());
+    let go_on = newest.map(|(step, _)| {
+        format!("go on after step {step} with `pretext train --resume {}`", run.display())
+    });
+    let hint = match (error.hint_text(), go_on) {
+        (Some(hint), _) if hint.contains("--resume") => return error,
+        (Some(hint), Some(go_on)) => format!("{hint}; then {go_on}"),
+        (None, Some(go_on)) => go_on,
+        (Some(_), None) => return error,
+        (None, None) => "there is no checkpoint yet: mend the cause and start again".to_owned(),
+    };
+    error.hint(hint)
 }
 
 /// The loop, and what it reports to.
@@ -176,8 +179,10 @@ impl Steps<'_> {
                 Ok(taken) => taken,
                 Err(error) => {
                     // Nothing of the step was kept: what stands is the end of the step before.
-                    self.save(prepared, step)?;
-                    return Err(error);
+                    return Err(match self.save(prepared, step) {
+                        Ok(()) => error,
+                        Err(unsaved) => error.because(unsaved),
+                    });
                 }
             };
             self.report(&taken, at, &mut pace)?;
@@ -194,7 +199,19 @@ impl Steps<'_> {
                     .hint(format!("go on with `pretext train --resume {run}`")));
             }
         }
+        self.count_broken(&loader, prepared.data.len());
         Ok(())
+    }
+
+    /// Says how many samples were left out, each of which was named when it was met.
+    fn count_broken(&mut self, loader: &Loader, n: usize) {
+        let broken = loader.report().broken_names;
+        let line = match broken {
+            0 => return,
+            1 => format!("1 of {n} samples is broken and was left out"),
+            _ => format!("{broken} of {n} samples are broken and were left out"),
+        };
+        self.observer.event(Event::Warning(line));
     }
 
     /// Writes a checkpoint of the state after `step` steps, of which there is none before the first.

@@ -217,6 +217,7 @@ fn not_finite(loss: f64, metrics: &[(String, f64)]) -> Error {
     let term = metrics.iter().find(|(_, value)| !value.is_finite());
     let named = term.map_or_else(String::new, |(name, value)| format!("; `{name}` is {value}"));
     Error::failed(format!("the loss is {loss}{named}"))
+        .hint("try a lower `lr` or a longer warm-up, in a new run")
 }
 
 /// One batch's numbers, read from their tensors.

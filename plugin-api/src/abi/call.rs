@@ -40,6 +40,11 @@ impl Host {
     }
 }
 
+/// Whether this thread is within a callback of a method.
+pub(crate) fn within_callback() -> bool {
+    CURRENT.get().is_some()
+}
+
 /// The current host.
 fn host() -> Result<Host> {
     CURRENT.get().ok_or_else(|| {
