@@ -7,5 +7,22 @@ mod bad_input;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod dino;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod ops;
+#[cfg(test)]
+mod optim;
+#[cfg(test)]
+mod outside;
+#[cfg(test)]
+mod refused;
+#[cfg(test)]
+mod resume;
+#[cfg(test)]
+mod tidy;
+#[cfg(test)]
+mod transforms;
+#[cfg(test)]
+mod vit;

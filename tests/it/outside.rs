@@ -5,7 +5,7 @@ use std::path::Path;
 
 use object::elf::{DT_NEEDED, FileHeader64};
 use object::read::elf::{Dyn, FileHeader};
-use object::{Endianness, Object};
+use object::{Endianness, Object, ObjectSymbol};
 use pretext_tests::fixture::build;
 use pretext_tests::{Workplace, tree};
 
@@ -28,7 +28,7 @@ fn needed(bytes: &[u8]) -> object::Result<Vec<String>> {
     let sections = header.sections(endian, bytes)?;
     let Some((entries, link)) = sections.dynamic(endian, bytes)? else { return Ok(Vec::new()) };
     let strings = sections.strings(endian, bytes, link)?;
-    let needed = entries.iter().filter(|entry| entry.tag32(endian) == Some(DT_NEEDED));
+    let needed = entries.iter().filter(|entry| entry.tag(endian) == DT_NEEDED);
     let names = needed.map(|entry| entry.string(endian, strings));
     names.map(|name| Ok(String::from_utf8_lossy(name?).into_owned())).collect()
 }
@@ -71,7 +71,7 @@ fn assert_no_engine(lock: &str, library: &Path) {
         assert!(system.iter().any(|known| name.starts_with(known)), "it needs {name}");
     }
     let file = object::File::parse(&*bytes).expect("an ELF file");
-    let exports = file.exports().expect("a symbol table");
-    let names: Vec<_> = exports.iter().map(|e| String::from_utf8_lossy(e.name())).collect();
+    let defined = file.dynamic_symbols().filter(ObjectSymbol::is_definition);
+    let names: Vec<_> = defined.map(|symbol| symbol.name().expect("a name")).collect();
     assert_eq!(names, ["_1as_0lib_1header_0root_bmodule_bloader"], "one door");
 }

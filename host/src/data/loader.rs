@@ -35,7 +35,7 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// Whether batches carry labels.
     pub labels: bool,
-    /// The run stops when more than this share of the samples seen is broken (and more than ten are).
+    /// The run stops when more than this share of the samples read is broken (and more than ten are).
     pub max_broken_share: f64,
     /// The first step to deliver: 0, or where a run resumes.
     pub start: u64,
@@ -263,15 +263,17 @@ impl Loader {
         self.report.broken += broken.len() as u64;
         let LoaderReport { samples, broken: count, .. } = self.report;
         let most = self.shared.options.max_broken_share;
-        let share = count as f64 / samples.max(1) as f64;
+        // Every broken sample was read besides the one delivered in its place.
+        let met = samples + count;
+        let share = count as f64 / met.max(1) as f64;
         match broken.last() {
             Some((_, last)) if count > FEW && share > most => Err(Error::failed(format!(
-                "{count} of {samples} samples are broken, more than the allowed share of {most}"
+                "{count} of {met} samples are broken, more than the allowed share of {most}"
             ))
             .because(format!("the last is `{}`, {}", last.name, last.reason))
             .hint(format!(
                 "repair the data, or allow it with `max_broken_share={:.2}`",
-                share + 0.01
+                (share + 0.01).min(1.0)
             ))),
             _ => Ok(()),
         }

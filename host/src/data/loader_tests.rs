@@ -156,7 +156,7 @@ fn too_many_broken_samples_stop_the_run_with_a_sentence() {
     let steps = (0..10).take_while(|_| loader.next_batch().is_ok()).count();
     assert_eq!(steps, 2, "five broken a batch: allowed up to ten");
     let error = loader.next_batch().unwrap_err();
-    assert!(error.message().starts_with("15 of 300 samples are broken"), "{error}");
+    assert!(error.message().starts_with("15 of 315 samples are broken"), "{error}");
     assert!(error.to_string().contains("`sample-280`, cut short"), "{error}");
     assert!(error.hint_text().unwrap().contains("max_broken_share=0.06"));
     let allowed = LoaderOptions { max_broken_share: 0.05, ..in_order() };
