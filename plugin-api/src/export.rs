@@ -120,17 +120,17 @@ unsafe extern "C" fn build<M: Method>(instance: *mut Instance) -> Status {
 }
 
 unsafe extern "C" fn step<M: Method>(instance: *mut Instance, out: *mut Handle) -> Status {
+    let body = |boxed: &mut Boxed<M>| {
+        let Some(method) = &mut boxed.method else {
+            return Err(Error::failed("`step` was called before `build`"));
+        };
+        let loss = method.step(&Views(&boxed.views), &Step(()))?;
+        // SAFETY: the host gives a place to write to.
+        unsafe { out.write(loss.handle) };
+        Ok(())
+    };
     // SAFETY: the host calls with what `create` gave, one call at a time.
-    unsafe {
-        with::<M>(instance, |boxed| {
-            let Some(method) = &mut boxed.method else {
-                return Err(Error::failed("`step` was called before `build`"));
-            };
-            let loss = method.step(&Views(&boxed.views), &Step(()))?;
-            out.write(loss.handle);
-            Ok(())
-        })
-    }
+    unsafe { with::<M>(instance, body) }
 }
 
 unsafe extern "C" fn destroy<M: Method>(instance: *mut Instance) -> Status {
@@ -146,6 +146,10 @@ unsafe extern "C" fn destroy<M: Method>(instance: *mut Instance) -> Status {
 }
 
 /// Runs `body` with `host` as the current one; turns errors and panics into a status and a text.
+#[expect(
+    clippy::mem_forget,
+    reason = "a payload whose own drop panics must not unwind out of here"
+)]
 fn guarded(host: Host, body: impl FnOnce() -> Result<()>) -> Status {
     host.enter(|| match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => status::OK,
@@ -157,7 +161,6 @@ fn guarded(host: Host, body: impl FnOnce() -> Result<()>) -> Status {
             let mut error = Error::failed(panic_text(payload.as_ref()));
             error.status = status::PANIC;
             call::set_error(&error);
-            // A payload whose own drop panics must not unwind out of here.
             std::mem::forget(payload);
             status::PANIC
         }

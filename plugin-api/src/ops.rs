@@ -7,6 +7,10 @@ use crate::tensor::{Op, Tensor, optional};
 /// Defines a method that calls an op of the same name, revision 1.
 macro_rules! ops {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty => $value:expr),* $(,)?);)*) => {
+        #[expect(
+            clippy::should_implement_trait,
+            reason = "the operators below call these, which read better in a chain"
+        )]
         impl Tensor {
             $($(#[$doc])*
             #[must_use]

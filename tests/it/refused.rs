@@ -91,7 +91,9 @@ fn folder() -> (Workplace, Vec<Bad>) {
     let place = Workplace::new();
     let good = std::fs::read(fixture("faults")).expect("the good library");
     let bad = bad_files(&good);
-    bad.iter().for_each(|file| place.write(&format!("plugins/{}", file.name), &file.bytes));
+    for file in &bad {
+        place.write(&format!("plugins/{}", file.name), &file.bytes);
+    }
     place.write("plugins/good.so", good);
     (place, bad)
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::metadata::{self, MethodInfo, PluginInfo};
 use crate::error::did_you_mean;
+use crate::run::sha256_of;
 use crate::{Error, Result};
 
 /// Files and folders in which plugins are looked for, in order.
@@ -97,7 +97,7 @@ impl Catalogue {
             if !seen.insert(real) {
                 continue;
             }
-            match metadata::read(&path).and_then(|info| Ok((sha256(&path)?, info))) {
+            match metadata::read(&path).and_then(|info| Ok((sha256_of(&path)?, info))) {
                 Ok((sha256, info)) => catalogue.plugins.push(Found { path, sha256, info }),
                 Err(error) => catalogue.refused.push(Refused {
                     path,
@@ -154,11 +154,6 @@ fn libraries(place: &Path) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let hash = Sha256::digest(std::fs::read(path)?);
-    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

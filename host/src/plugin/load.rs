@@ -1,8 +1,9 @@
 //! Opening a plugin: the layout check, and the table of one of its methods.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
-use abi_stable::library::{AbiHeaderRef, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use pretext_plugin_api::abi::{MethodTableRef, PluginModuleRef};
 
@@ -27,11 +28,11 @@ pub fn open(path: &Path, method: &str) -> Result<MethodTableRef> {
         .map_err(|error| named("exports no plugin header").because(error).hint(rebuild))?;
     let header = *header;
     // The library is never unloaded, so its statics stay.
-    std::mem::forget(library);
-    let module =
-        header.upgrade().and_then(|header| header.init_root_module::<PluginModuleRef>()).map_err(
-            |error| named("has another layout than this host").because(error).hint(rebuild),
-        )?;
+    let _ = ManuallyDrop::new(library);
+    let module = header
+        .upgrade()
+        .and_then(LibHeader::init_root_module::<PluginModuleRef>)
+        .map_err(|error| named("has another layout than this host").because(error).hint(rebuild))?;
     (0..(module.count())())
         .map(|index| (module.method())(index))
         .find(|table| {

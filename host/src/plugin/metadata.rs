@@ -114,7 +114,7 @@ pub fn parse(bytes: &[u8]) -> Result<PluginInfo> {
         .hint("a plugin calls `export_methods!` of `pretext-plugin-api` once"));
     };
     let json = check_section(section.data().map_err(damaged)?)?;
-    let info = decode(json.0, json.1).ok_or_else(|| {
+    let info = decode(json.0, &json.1).ok_or_else(|| {
         Error::failed("its metadata can't be understood").hint("rebuild the plugin")
     })?;
     check_needs(&info)?;
@@ -191,12 +191,12 @@ fn check_needs(info: &PluginInfo) -> Result<()> {
     Ok(())
 }
 
-fn decode(contract: String, json: Json) -> Option<PluginInfo> {
+fn decode(contract: String, json: &Json) -> Option<PluginInfo> {
     // A library that aborts on panic would take the run down with it, checkpoint and all.
     let methods = json.get("methods")?.as_array()?;
     Some(PluginInfo {
-        package: text(&json, "package")?,
-        version: text(&json, "version")?,
+        package: text(json, "package")?,
+        version: text(json, "version")?,
         contract,
         methods: methods.iter().map(method).collect::<Option<_>>()?,
     })

@@ -1,6 +1,7 @@
 //! Everything that knows about shared libraries: where plugins lie, what they say of themselves, how
 //! they are opened, and the host's side of the contract.
 
+mod crossing;
 mod declare;
 pub mod find;
 pub mod handle;

@@ -2,13 +2,13 @@
 //! `guard`, and turns errors and panics into a status.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use abi_stable::prefix_type::PrefixTypeTrait;
 use pretext_plugin_api::abi::value::{Handle, Status, Text, Value, status, tag};
 use pretext_plugin_api::abi::{self, HostTable, HostTableRef, Instance};
 
+use super::crossing::{copied, guard, list, put, settings, text};
 use super::declare::Thing;
 use super::handle::Named;
 use super::session::{Context, Setting};
@@ -48,92 +48,6 @@ pub(super) fn table() -> HostTableRef {
         }
         .leak_into_prefix()
     })
-}
-
-/// Runs `body` on the context unless an earlier call of this callback failed.
-fn guard(context: *mut abi::Context, body: impl FnOnce(&mut Context) -> Result<()>) -> Status {
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the plugin passes on the pointer that `Session` gave it, on the same thread.
-        let Some(cell) = (unsafe { context.cast::<RefCell<Context>>().as_ref() }) else {
-            return status::INVALID_HANDLE;
-        };
-        let Ok(mut context) = cell.try_borrow_mut() else { return status::FAILED };
-        if context.error.is_some() {
-            return status::STICKY;
-        }
-        match body(&mut context) {
-            Ok(()) => status::OK,
-            Err(error) => {
-                context.error = Some(error);
-                status::FAILED
-            }
-        }
-    }));
-    result.unwrap_or_else(|_| {
-        // SAFETY: as above; the borrow of the panicked call is over.
-        if let Some(cell) = unsafe { context.cast::<RefCell<Context>>().as_ref() }
-            && let Ok(mut context) = cell.try_borrow_mut()
-        {
-            context.error.get_or_insert_with(|| {
-                Error::failed("the host panicked in a call of the method; this is a bug in pretext")
-            });
-        }
-        status::PANIC
-    })
-}
-
-/// The text, copied.
-fn text(text: Text) -> Result<String> {
-    // SAFETY: the plugin lends its texts for the length of the call.
-    let text = unsafe { text.as_str() };
-    text.map(str::to_owned).ok_or_else(|| Error::failed("a text is not valid UTF-8"))
-}
-
-/// The elements of a lent list.
-///
-/// # Safety
-/// `pointer` must point at `len` elements that stay valid for `'a`, unless `len` is 0.
-unsafe fn list<'a, T>(pointer: *const T, len: u64) -> Result<&'a [T]> {
-    match (len, pointer.is_null()) {
-        (0, _) => Ok(&[]),
-        (_, true) => Err(Error::failed("a list is null")),
-        // SAFETY: the caller promises the elements.
-        (len, false) => Ok(unsafe { std::slice::from_raw_parts(pointer, len as usize) }),
-    }
-}
-
-/// Writes `value` to a lent place.
-fn put<T>(place: *mut T, value: T) -> Result<()> {
-    if place.is_null() {
-        return Err(Error::failed("a place for a result is null"));
-    }
-    // SAFETY: the plugin lends a place for the length of the call, and it is not null.
-    unsafe { place.write(value) };
-    Ok(())
-}
-
-/// The settings, copied.
-fn settings(pointer: *const abi::Setting, len: u64) -> Result<Vec<(String, Setting)>> {
-    // SAFETY: the plugin lends the list for the length of the call.
-    let settings = unsafe { list(pointer, len) }?;
-    settings.iter().map(|setting| Ok((text(setting.key)?, copied(&setting.value)?))).collect()
-}
-
-fn copied(value: &Value) -> Result<Setting> {
-    let setting = match value.tag {
-        tag::INT => value.as_int().map(Setting::Int),
-        tag::FLOAT => value.as_float().map(Setting::Float),
-        tag::HANDLE => value.as_handle().map(Setting::Handle),
-        // SAFETY: the plugin lends the text for the length of the call.
-        tag::TEXT => unsafe { value.as_text() }.map(|text| Setting::Text(text.to_owned())),
-        // SAFETY: the plugin lends the list for the length of the call.
-        tag::INTS => unsafe { value.as_ints() }.map(|ints| Setting::Ints(ints.to_vec())),
-        // SAFETY: the plugin lends the list for the length of the call.
-        tag::FLOATS => unsafe { value.as_floats() }.map(|floats| Setting::Floats(floats.to_vec())),
-        _ => None,
-    };
-    setting
-        .ok_or_else(|| Error::failed(format!("a value with tag {} is not understood", value.tag)))
 }
 
 unsafe extern "C" fn set_error(
@@ -292,8 +206,10 @@ unsafe extern "C" fn tensor_from(
     out: *mut Handle,
 ) -> Status {
     guard(context, |context| {
-        // SAFETY: the plugin lends both lists for the length of the call.
-        let (sizes, elements) = unsafe { (list(sizes, rank)?, list(elements, n)?) };
+        // SAFETY: the plugin lends the sizes for the length of the call.
+        let sizes = unsafe { list(sizes, rank) }?;
+        // SAFETY: the plugin lends the elements for the length of the call.
+        let elements = unsafe { list(elements, n) }?;
         let shape: Vec<usize> = sizes.iter().map(|size| *size as usize).collect();
         if shape.iter().product::<usize>() != elements.len() {
             return Err(Error::failed(format!("{n} elements don't fill a shape of {shape:?}")));

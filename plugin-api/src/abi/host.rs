@@ -3,6 +3,7 @@
 //!
 //! After the first failure within a callback the context is sticky: every later call returns
 //! [`status::STICKY`](super::value::status::STICKY) and gives handle 0, which later calls accept.
+#![expect(clippy::expl_impl_clone_on_copy, reason = "`StableAbi` writes it for its references")]
 
 use abi_stable::StableAbi;
 

@@ -1,6 +1,7 @@
 //! The functions that a plugin offers: its methods, and the root module through which they are found.
 //!
 //! Life of an instance: `create`, `plan`, `build`, `step`..., `destroy`; never two calls at a time.
+#![expect(clippy::expl_impl_clone_on_copy, reason = "`StableAbi` writes it for its references")]
 
 use abi_stable::StableAbi;
 use abi_stable::library::RootModule;
