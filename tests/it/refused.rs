@@ -1,6 +1,7 @@
 //! Files that are no plugin of this host: told apart without running a line of them.
 
 use pretext_plugin_api::abi;
+use pretext_plugin_api::metadata::checksum;
 use pretext_tests::{Outcome, Workplace, fixture};
 
 /// A file that is refused, why, and what to do about it.
@@ -32,6 +33,20 @@ fn changed(library: &[u8], at: usize, change: impl Fn(u8) -> u8) -> Vec<u8> {
     let place = section(library) + at;
     let mut bytes = library.to_vec();
     bytes[place] = change(bytes[place]);
+    bytes
+}
+
+/// The good library with one `from` of its metadata's JSON replaced by `to`, and a checksum that fits.
+fn rewritten(library: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len(), "nothing else may move");
+    let (mut bytes, place) = (library.to_vec(), section(library));
+    let length = u64::from_le_bytes(bytes[place + 16..place + 24].try_into().expect("8 bytes"));
+    let json = &mut bytes[place + 32..][..length as usize];
+    let windows = json.windows(from.len());
+    let at = windows.into_iter().position(|text| text == from.as_bytes()).expect(from);
+    json[at..at + to.len()].copy_from_slice(to.as_bytes());
+    let sum = checksum(json);
+    bytes[place + 24..place + 32].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 
@@ -83,6 +98,18 @@ fn bad_files(good: &[u8]) -> Vec<Bad> {
             "rebuild the plugin against the present `pretext-plugin-api`",
         ),
         bad("flipped.so", changed(good, 40, |byte| byte ^ 1), damaged, AGAIN),
+        bad(
+            "needy.so",
+            rewritten(good, "\"sub@1\"", "\"sub@9\""),
+            "its method `faults` needs the op `sub@9`, which this host does not have",
+            "update pretext",
+        ),
+        bad(
+            "aborting.so",
+            rewritten(good, "\"panic\":\"unwind\"", "\"panic\":\"abort\" "),
+            "it was built to abort on a panic, which would end the run",
+            "build it with `panic = \"unwind\"`, which is the default",
+        ),
     ]
 }
 

@@ -114,6 +114,11 @@ pub fn parse(bytes: &[u8]) -> Result<PluginInfo> {
         .hint("a plugin calls `export_methods!` of `pretext-plugin-api` once"));
     };
     let json = check_section(section.data().map_err(damaged)?)?;
+    // A library that aborts on panic would take the run down with it, checkpoint and all.
+    if json.1.get("panic").and_then(Json::as_str) != Some("unwind") {
+        return Err(Error::failed("it was built to abort on a panic, which would end the run")
+            .hint("build it with `panic = \"unwind\"`, which is the default"));
+    }
     let info = decode(json.0, &json.1).ok_or_else(|| {
         Error::failed("its metadata can't be understood").hint("rebuild the plugin")
     })?;
@@ -192,7 +197,6 @@ fn check_needs(info: &PluginInfo) -> Result<()> {
 }
 
 fn decode(contract: String, json: &Json) -> Option<PluginInfo> {
-    // A library that aborts on panic would take the run down with it, checkpoint and all.
     let methods = json.get("methods")?.as_array()?;
     Some(PluginInfo {
         package: text(json, "package")?,
@@ -200,7 +204,6 @@ fn decode(contract: String, json: &Json) -> Option<PluginInfo> {
         contract,
         methods: methods.iter().map(method).collect::<Option<_>>()?,
     })
-    .filter(|_| json.get("panic").and_then(Json::as_str) == Some("unwind"))
 }
 
 fn text(json: &Json, key: &str) -> Option<String> {
