@@ -127,7 +127,7 @@ fn check_values(op: &'static OpDef, file: &Reference, case: &Value, form: Form) 
         let name = gradients.get(&index.to_string()).and_then(Value::as_str);
         match (name, got.get(leaf)) {
             (Some(name), Some(gradient)) => {
-                seen(difference(gradient, file.tensor(name), LEAST), name)
+                seen(difference(gradient, file.tensor(name), LEAST), name);
             }
             (Some(name), None) => seen(f64::INFINITY, name),
             (None, Some(gradient)) if elements(gradient).iter().any(|g| *g != 0.0) => {

@@ -1,8 +1,9 @@
 //! Image transforms against torchvision's on PIL images (`tests/reference/transforms`).
 //!
-//! PIL rounds to 8 bits inside and after each transform, the host never: one level apart is rounding. Hue is
-//! further apart, since PIL keeps 8 bits of hue and saturation; and blur, since PIL approximates the bell by
-//! boxes. There the mean difference says that it is the same transform.
+//! PIL rounds to 8 bits inside and after each transform, the host never: one level apart is rounding, two
+//! where a crop is resized along rows and columns. Hue is further apart, since PIL keeps 8 bits of hue and
+//! saturation; and blur, since PIL approximates the bell by boxes. There the mean difference says that it
+//! is the same transform.
 
 use pretext::data::Image;
 use pretext::data::transform::blur::Blur;
@@ -18,9 +19,10 @@ fn allowed(transform: &str) -> (f64, f64) {
     match transform {
         "flip" => (0.0, 0.0),
         "normalize" => (1e-3, 1e-4),
-        "hue" => (9.0, 1.2),
-        "blur" => (6.0, 1.2),
-        _ => (1.01, 0.6),
+        "resized_crop" => (2.0, 0.3),
+        "hue" => (11.0, 1.0),
+        "blur" => (16.2, 1.1),
+        _ => (1.1, 0.5),
     }
 }
 
@@ -95,11 +97,8 @@ fn transforms_give_torchvisions_pixels() {
         let mean = apart.iter().sum::<f64>() / apart.len() as f64;
         let (most, most_mean) = allowed(case["transform"].as_str().expect("a name"));
         println!("{case}: largest {largest:.3}, mean {mean:.3}");
-        if false {} //TMP
-        assert!(
-            true || largest <= most + 1e-4 && mean <= most_mean + 1e-4,
-            "{case}: {largest} {mean}"
-        );
+        let near = largest <= most + 1e-4 && mean <= most_mean + 1e-4;
+        assert!(near, "{case}: {largest} {mean}, allowed are {most} {most_mean}");
         compared += 1;
     }
     assert!(compared > 20);
