@@ -1,6 +1,6 @@
 //! Built-in pictures of figures, so that the first command needs no download.
 //!
-//! The classes differ in form only. Colours of figure and ground, texture, light, size, place, turn and
+//! The classes differ in form only. Colours of figure and ground, texture, light, size, place, tilt and
 //! noise are drawn without regard to the class, so that neighbours in pixels are rarely of one class.
 //! Sample `i` of a split is a pure function of (seed, split, i).
 
@@ -87,10 +87,10 @@ impl Surface {
     fn draw(stream: &mut Stream, colour: [f32; 3]) -> Self {
         let mut wave = || between(stream, -9.0, 9.0);
         let (wave_x, wave_y) = (wave(), wave());
-        let height = if stream.chance(0.5) { between(stream, 0.02, 0.12) } else { 0.0 };
+        let height = if stream.chance(0.5) { between(stream, 0.01, 0.06) } else { 0.0 };
         Self {
             colour,
-            slope: [between(stream, -0.15, 0.15), between(stream, -0.15, 0.15)],
+            slope: [between(stream, -0.1, 0.1), between(stream, -0.1, 0.1)],
             stripes: [wave_x, wave_y, between(stream, 0.0, TAU), height],
         }
     }
@@ -133,10 +133,11 @@ struct Pose {
 
 impl Pose {
     fn draw(stream: &mut Stream, side: usize) -> Self {
-        let radius = between(stream, 0.2, 0.42);
+        let radius = between(stream, 0.24, 0.45);
         let room = 0.5 - radius * 0.9;
         let centre = [between(stream, -room, room), between(stream, -room, room)];
-        let (sin, cos) = between(stream, 0.0, TAU).sin_cos();
+        // A tilt, not a turn: which way up a figure stands is part of its form.
+        let (sin, cos) = between(stream, -0.3, 0.3).sin_cos();
         // A little squeeze along a direction of the picture, so that figures aren't all one outline.
         let squeeze = between(stream, 0.85, 1.15);
         let (a, b) = (1.0 / (radius * squeeze), squeeze / radius);
@@ -162,7 +163,7 @@ fn paint(figure: &Figure, side: usize, stream: &mut Stream, pixels: &mut Vec<u8>
     let pose = Pose::draw(stream, side);
     let front = Surface::draw(stream, figure_colour);
     let back = Surface::draw(stream, ground_colour);
-    let noise = between(stream, 0.0, 0.08);
+    let noise = between(stream, 0.02, 0.06);
     pixels.clear();
     for row in 0..side {
         let v = (row as f32 + 0.5) / side as f32 - 0.5;
