@@ -1,7 +1,7 @@
 //! What a run owns and a checkpoint keeps: parameters and buffers, by name, in order of declaration.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -132,17 +132,17 @@ pub struct State {
     seed: u64,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
-    names: BTreeMap<String, ()>,
+    names: BTreeSet<String>,
 }
 
 impl State {
     /// No parameters yet; each will start from `(seed, its name)`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, parameters: Vec::new(), buffers: Vec::new(), names: BTreeMap::new() }
+        Self { seed, parameters: Vec::new(), buffers: Vec::new(), names: BTreeSet::new() }
     }
 
     fn claim(&mut self, name: &str) -> Result<()> {
-        if self.names.insert(name.to_owned(), ()).is_some() {
+        if !self.names.insert(name.to_owned()) {
             return Err(Error::failed(format!("`{name}` is declared twice")));
         }
         Ok(())

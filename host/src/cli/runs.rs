@@ -95,7 +95,10 @@ fn row(path: PathBuf) -> Result<Row> {
     let recipe = Run::read_recipe(&path)?;
     let records = crate::run::read(&path.join("metrics.jsonl"))?;
     let last = |key: &str| {
-        records.iter().rev().find_map(|record: &Record| record.get(key).and_then(|v| v.as_f64()))
+        records
+            .iter()
+            .rev()
+            .find_map(|record: &Record| record.get(key).and_then(serde_json::Value::as_f64))
     };
     let text = |value: Option<&toml::Value>| {
         value.and_then(toml::Value::as_str).unwrap_or_default().to_owned()

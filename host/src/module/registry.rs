@@ -70,6 +70,9 @@ pub struct OptionDef {
     pub help: &'static str,
 }
 
+/// Declares a module's parameters for data of a shape.
+pub type Build = fn(&Options, &[usize], Declare<'_>) -> Result<Rc<dyn Module>>;
+
 /// A kind of module.
 #[derive(Debug)]
 pub struct ModuleDef {
@@ -83,7 +86,7 @@ pub struct ModuleDef {
     pub options: &'static [OptionDef],
     /// Declares its parameters for data of the given shape: `[C, H, W]` of an image, `[D]` of a vector,
     /// empty for blocks.
-    pub build: fn(&Options, &[usize], Declare<'_>) -> Result<Rc<dyn Module>>,
+    pub build: Build,
 }
 
 inventory::collect!(ModuleDef);

@@ -19,7 +19,7 @@ use crate::engine::ops::narrow::narrow;
 use crate::state::{Init, ParamId};
 use crate::{Error, Result};
 
-/// What keeps a layer norm's variance from 0, as in DINO and timm's ViT.
+/// What keeps a layer norm's variance from 0, as in DINO and timm's `ViT`.
 pub const EPS: f64 = 1e-6;
 
 /// A layer norm over the last dimension, with the parameters `weight` and `bias` `[D]`.

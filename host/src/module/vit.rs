@@ -90,7 +90,7 @@ fn check(options: &Options, image: &[usize], shape: &Shape) -> Result<[usize; 3]
         ))
         .hint(format!("set `backbone.patch` to a divisor of {height}")));
     }
-    if options.word("positions") == "sin-cos" && shape.width % 4 != 0 {
+    if options.word("positions") == "sin-cos" && !shape.width.is_multiple_of(4) {
         return Err(Error::asked_wrongly(format!(
             "sin-cos positions need a width that 4 divides, not {}",
             shape.width

@@ -98,9 +98,10 @@ fn sentence(knn: KnnFigures) -> String {
         "The nearest neighbours of a test image tell its class for <b>{}</b> of them by the trained features",
         percent(knn.trained)
     );
-    match others.is_empty() {
-        true => format!("{start}."),
-        false => format!("{start}, by {}.", others.join(", and by ")),
+    if others.is_empty() {
+        format!("{start}.")
+    } else {
+        format!("{start}, by {}.", others.join(", and by "))
     }
 }
 
@@ -131,9 +132,10 @@ pub(super) fn schedules(input: &ReportInput) -> String {
 
 fn grid(input: &ReportInput, keys: &[String]) -> String {
     let charts: Vec<_> = keys.iter().map(|key| small(input, key)).collect();
-    match charts.iter().all(String::is_empty) {
-        true => String::new(),
-        false => format!("<div class=\"grid2\">{}</div>", charts.concat()),
+    if charts.iter().all(String::is_empty) {
+        String::new()
+    } else {
+        format!("<div class=\"grid2\">{}</div>", charts.concat())
     }
 }
 

@@ -61,9 +61,10 @@ pub(super) fn words(key: &str) -> String {
 }
 
 fn trimmed(digits: &str) -> String {
-    match digits.contains('.') {
-        true => digits.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => digits.to_owned(),
+    if digits.contains('.') {
+        digits.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        digits.to_owned()
     }
 }
 
@@ -93,7 +94,7 @@ mod tests {
         for (value, want) in [
             (0.0, "0"),
             (0.012_34, "0.0123"),
-            (3.141_59, "3.142"),
+            (3.345_67, "3.346"),
             (61.0, "61"),
             (123.456, "123.5"),
             (12_345.6, "12,346"),

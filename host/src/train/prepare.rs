@@ -89,7 +89,7 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     Ok(Prepared { session, trainer, data, test, plan, side, steps_per_epoch, total_steps })
 }
 
-/// Every published ViT recipe leaves biases and norms, which are 1-D, out of weight decay.
+/// Every published `ViT` recipe leaves biases and norms, which are 1-D, out of weight decay.
 fn exempt_vectors(state: &mut State) {
     for index in 0..state.parameters().len() {
         let id = ParamId(index);

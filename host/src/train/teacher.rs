@@ -39,9 +39,7 @@ impl Average {
             let (from, to) = (&state.get(student).value, &state.get(teacher).value);
             storage::update::<f32>(to, from, |to, from| {
                 to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-                    for (t, s) in to.iter_mut().zip(from) {
-                        *t = keep * *t + take * s;
-                    }
+                    to.iter_mut().zip(from).for_each(|(t, s)| *t = keep * *t + take * s);
                 });
             })?;
         }

@@ -117,7 +117,7 @@ impl Method for Dino {
         };
         let modules: Vec<Module> =
             std::iter::once(backbone).chain(head.iter().map(|head| head.layers)).collect();
-        let parameters: Vec<Parameter> = head.iter().flat_map(|head| head.parameters()).collect();
+        let parameters: Vec<Parameter> = head.iter().flat_map(Head::parameters).collect();
         let decay = Curve::cosine(
             options.float("teacher_decay_start")?,
             options.float("teacher_decay_end")?,
@@ -161,7 +161,7 @@ impl Method for Dino {
         let temperature = self.temperature_teacher.value()?;
         let center = self.center.tensor();
         let terms = Terms {
-            crops: 2 + views.find("local").map_or(0, |local| local.copies()),
+            crops: 2 + views.find("local").map_or(0, pretext_plugin_api::View::copies),
             batch: step.batch()?,
         };
         let targets = no_grad(|| objective::sharpen(told, center, temperature));

@@ -213,7 +213,8 @@ mod tests {
                 assert_eq!(to, plain);
                 for (i, to) in to.iter().enumerate() {
                     let (c, j) = (i / 48, i % 48);
-                    assert_eq!(*to, if j < rows { from[j * stride + c] } else { 0.0 });
+                    let want = (j < rows).then(|| from[j * stride + c]);
+                    assert_eq!(*to, want.unwrap_or(0.0));
                 }
             }
         }

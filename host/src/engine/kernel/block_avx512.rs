@@ -164,7 +164,7 @@ pub(super) unsafe fn transpose(from: &[f32], sizes: &Transposed, to: &mut [f32])
             // SAFETY: row `row + j` exists, and the mask ends at its last column.
             *line = unsafe { _mm512_maskz_loadu_ps(mask, at) };
         }
-        for (c, line) in transpose_tile(lines).into_iter().enumerate().take(cols - col) {
+        for (c, line) in transpose_tile(&lines).into_iter().enumerate().take(cols - col) {
             let at = to.as_mut_ptr().wrapping_add((col + c) * padded + row);
             // SAFETY: `padded` is a multiple of 16, so the 16 columns from `row` on exist.
             unsafe { _mm512_mask_storeu_ps(at, u16::MAX, line) };
@@ -174,7 +174,7 @@ pub(super) unsafe fn transpose(from: &[f32], sizes: &Transposed, to: &mut [f32])
 
 /// The transpose of 16 x 16 numbers: pairs of rows, then fours, then the four quarters of registers.
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose_tile(rows: [__m512; WIDTH]) -> [__m512; WIDTH] {
+pub(super) fn transpose_tile(rows: &[__m512; WIDTH]) -> [__m512; WIDTH] {
     let mut fours = [_mm512_setzero_ps(); WIDTH];
     for i in (0..WIDTH).step_by(4) {
         let low =

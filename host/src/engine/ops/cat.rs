@@ -37,7 +37,7 @@ inventory::submit! {
         name: "cat",
         revision: 1,
         formula: "cat(dim, x, y, ...): joined along dim",
-        call: call,
+        call,
         gradient: Gradient::Checked,
         samples: |stream| vec![
             Sample::new(vec![Arg::Int(0), sample_tensor(stream, &[2, 3]), sample_tensor(stream, &[1, 3])]),

@@ -122,6 +122,6 @@ inventory::submit! {
             Ok(vec![gelu_linear(tape, args.tensor(0)?, args.tensor(1)?, b)?])
         },
         gradient: Gradient::Checked,
-        samples: samples,
+        samples,
     }
 }

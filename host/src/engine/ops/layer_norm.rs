@@ -47,11 +47,11 @@ pub fn layer_norm(tape: &Tape, x: &Var, w: Option<&Var>, b: Option<&Var>, eps: f
 /// The size of the last dimension, which is also that of each of `affine`.
 pub(super) fn check(op: &str, x: &Var, affine: [Option<&Var>; 2]) -> Result<usize> {
     let width = x.dims().last().copied();
-    let fits = |part: &Option<&Var>| {
+    let fits = |part: Option<&Var>| {
         part.is_none_or(|part| Some(part.dims()) == width.as_ref().map(std::slice::from_ref))
     };
     match width {
-        Some(width) if affine.iter().all(fits) => Ok(width),
+        Some(width) if affine.into_iter().all(fits) => Ok(width),
         _ => Err(Error::failed(format!(
             "`{op}` expects x [..., D] with [D] for weight and bias, got {:?} with {:?}",
             x.dims(),

@@ -135,9 +135,12 @@ impl Product {
 /// The gradients of a weight and of a bias.
 type WeightGradients<T> = (Vec<T>, Vec<T>);
 
+/// Makes `x w^T + b`.
+type Forward<T> = fn(&[T], &[T], Option<&[T]>, Linear) -> Vec<T>;
+
 /// The kernels of one element type and precision.
 struct Kernels<T> {
-    forward: fn(&[T], &[T], Option<&[T]>, Linear) -> Vec<T>,
+    forward: Forward<T>,
     grad_input: fn(&[T], &[T], Linear) -> Vec<T>,
     grad_weight: fn(&[T], &[T], Linear) -> WeightGradients<T>,
 }
@@ -180,7 +183,7 @@ inventory::submit! {
             Ok(vec![linear(tape, args.tensor(0)?, args.tensor(1)?, b)?])
         },
         gradient: Gradient::Checked,
-        samples: samples,
+        samples,
     }
 }
 

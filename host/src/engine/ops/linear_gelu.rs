@@ -53,6 +53,6 @@ inventory::submit! {
             Ok(vec![linear_gelu(tape, args.tensor(0)?, args.tensor(1)?, b)?])
         },
         gradient: Gradient::Checked,
-        samples: samples,
+        samples,
     }
 }

@@ -32,7 +32,7 @@ inventory::submit! {
         name: "one_hot",
         revision: 1,
         formula: "one_hot(indices, classes) = [..., classes]",
-        call: call,
+        call,
         gradient: Gradient::None("indices have none"),
         samples: |_| vec![
             Sample::new(vec![indices(&[1, 0], &[2]), Arg::Int(3)]),

@@ -9,7 +9,7 @@ use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
 use crate::{Error, Result, for_float};
 
-/// -sum_k targets log softmax(logits / temperature) of every row: logits and targets `[R, K]`, result
+/// -`sum_k` targets log softmax(logits / temperature) of every row: logits and targets `[R, K]`, result
 /// `[R]`. Targets need not sum to 1 and take no gradient.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ inventory::submit! {
         name: "topk",
         revision: 1,
         formula: "topk(x, k): the k largest along the last dimension, and their places",
-        call: call,
+        call,
         gradient: Gradient::None("it serves probes and choices"),
         samples: |stream| vec![
             Sample::new(vec![sample_tensor(stream, &[2, 3]), Arg::Int(2)]),

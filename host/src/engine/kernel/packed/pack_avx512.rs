@@ -40,8 +40,9 @@ fn store(to: &mut [u32], words: __m512i) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn rounded(low: __m512, high: __m512) -> __m512i {
+    let halves = _mm512_cvtne2ps_pbh(high, low);
     // SAFETY: both types are 512 plain bits.
-    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+    unsafe { std::mem::transmute(halves) }
 }
 
 /// Rounds one row into words of two neighbours; an odd last number is paired with 0.
@@ -104,7 +105,7 @@ fn columns<const STEP: usize>(
             for (line, row) in tile.iter_mut().zip(rows.chunks_exact(k)) {
                 *line = _mm512_castsi512_ps(read(row, block * STEP));
             }
-            for (line, words) in transpose_tile(tile).into_iter().zip(words.chunks_mut(WIDTH)) {
+            for (line, words) in transpose_tile(&tile).into_iter().zip(words.chunks_mut(WIDTH)) {
                 store(&mut words[half * LANES..][..LANES], _mm512_castps_si512(line));
             }
         }

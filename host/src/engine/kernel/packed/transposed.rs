@@ -130,13 +130,12 @@ impl Space {
         let step = if b.borrow(range.start, range.len()).is_some() { range.len() } else { MADE };
         for start in range.clone().step_by(step) {
             let count = step.min(range.end - start);
-            let source = match b.borrow(start, count) {
-                Some(rows) => rows,
-                None => {
-                    self.rows.resize(count * n, 0.0);
-                    b.write(start, &mut self.rows);
-                    &self.rows
-                }
+            let source = if let Some(rows) = b.borrow(start, count) {
+                rows
+            } else {
+                self.rows.resize(count * n, 0.0);
+                b.write(start, &mut self.rows);
+                &self.rows
             };
             let at = (start - range.start) / format.group() * WIDTH;
             for (panel, right) in self.right.chunks_exact_mut(WIDTH * words).enumerate() {

@@ -59,10 +59,13 @@ pub(super) fn block<const BF16: bool>(
                 };
                 let c = &mut c[row * n + panel * WIDTH..];
                 let rows = HEIGHT.min(rows - row);
-                // SAFETY: the caller found the instructions that these functions enable.
-                unsafe {
-                    if BF16 { tile_bf16(rows, &tile, c, n) } else { tile_f32(rows, &tile, c, n) }
-                };
+                if BF16 {
+                    // SAFETY: the caller found AVX512-BF16.
+                    unsafe { tile_bf16(rows, &tile, c, n) };
+                } else {
+                    // SAFETY: the caller found AVX-512.
+                    unsafe { tile_f32(rows, &tile, c, n) };
+                }
             }
         }
     }
@@ -100,6 +103,10 @@ fn tile_f32(rows: usize, tile: &Tile<'_>, c: &mut [f32], stride: usize) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "sums stay in registers only where a constant counts them"
+)]
 fn rows_bf16<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
     check::<R>(tile);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
@@ -116,6 +123,10 @@ fn rows_bf16<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "sums stay in registers only where a constant counts them"
+)]
 fn rows_f32<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
     check::<R>(tile);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
