@@ -12,7 +12,9 @@ pub mod probe;
 pub mod random;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod state;
+pub mod teacher;
 pub mod train;
 
 pub use error::{Error, Result};

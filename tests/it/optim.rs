@@ -1,9 +1,9 @@
 //! Optimisers, clipping and schedules against PyTorch's stored values (`tests/reference/optim`).
 
 use candle_core::Tensor;
+use pretext::schedule::{Progress, Schedule};
 use pretext::state::{Group, Init, ParamId, State};
 use pretext::train::optimizer::{Clip, Optimizer, Rates, Rule, clip};
-use pretext::train::schedule::{Progress, Schedule};
 use pretext_tests::reference::{Reference, difference, elements};
 use serde_json::Value;
 

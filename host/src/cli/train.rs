@@ -16,12 +16,12 @@ use crate::{Error, Result};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  pretext train dino                             built-in images, ends with a report
-  pretext train dino data=PATH epochs=100        a folder of images, a tar, CIFAR-10
-  pretext train dino:vit-small data=PATH         another recipe of the method
+  pretext train METHOD                           built-in images, ends with a report
+  pretext train METHOD data=PATH epochs=100      a folder of images, a tar, CIFAR-10
+  pretext train METHOD:RECIPE data=PATH          another recipe of the method
   pretext train recipe.toml train.lr=1e-3        a recipe of your own, one key changed
-  pretext train --resume runs/dino-shapes-1      go on after a stop
-  pretext plugin info dino                       every option of a method")]
+  pretext train --resume runs/METHOD-shapes-1    go on after a stop
+  pretext plugin info METHOD                     every option of a method")]
 pub(super) struct Train {
     /// A method's name, `METHOD:RECIPE`, or the path of a recipe; with --resume nothing but words
     #[arg(value_name = "METHOD|RECIPE")]
@@ -71,7 +71,7 @@ impl Train {
                 Asked::run(folder, &words, &self.places)
             }
             (None, None) => Err(Error::asked_wrongly("train what? name a method or a recipe")
-                .hint("pretext train dino; `pretext plugin list` shows the methods")),
+                .hint("pretext train METHOD; `pretext plugin list` shows the methods")),
         }
     }
 }

@@ -11,5 +11,8 @@ pub mod profile;
 pub mod storage;
 pub mod tape;
 
+#[cfg(test)]
+mod candle_nn_tests;
+
 pub use op::{Arg, Args, Gradient, OpDef, Sample};
 pub use tape::{Gradients, Incoming, Precision, Tape, Var};

@@ -93,6 +93,14 @@ impl<'a> Args<'a> {
         usize::try_from(self.int(index)?).map_err(|_| self.wrong(index, "a size of at least 0"))
     }
 
+    /// The flag at `index`: 0 or 1.
+    pub fn flag(&self, index: usize) -> Result<bool> {
+        match self.int(index)? {
+            flag @ (0 | 1) => Ok(flag == 1),
+            _ => Err(self.wrong(index, "a flag, 0 or 1,")),
+        }
+    }
+
     /// The dimension at `index` of a tensor of rank `rank`; negative ones count from the end.
     pub fn dim(&self, index: usize, rank: usize) -> Result<usize> {
         resolve_dim(self.int(index)?, rank).ok_or_else(|| self.wrong(index, "a dimension"))
@@ -192,6 +200,26 @@ pub struct OpDef {
 
 inventory::collect!(OpDef);
 
+impl OpDef {
+    /// Calls it with `arguments`.
+    ///
+    /// # Errors
+    /// When the op can't be computed of them; the message names the op.
+    pub fn run(&self, tape: &Tape, arguments: &[Arg]) -> Result<Vec<Var>> {
+        (self.call)(tape, &Args::new(self.name, arguments)).map_err(|error| {
+            if error.message().contains(&format!("`{}`", self.name)) {
+                return error;
+            }
+            let shapes = arguments.iter().filter_map(|argument| match argument {
+                Arg::Tensor(tensor) => Some(format!("{:?}", tensor.dims())),
+                _ => None,
+            });
+            let shapes = shapes.collect::<Vec<_>>().join(", ");
+            error.context(format!("`{}` failed on tensors of shapes {shapes}", self.name))
+        })
+    }
+}
+
 /// Every op, ordered by name and revision.
 pub fn catalogue() -> Vec<&'static OpDef> {
     let mut ops: Vec<&OpDef> = inventory::iter::<OpDef>.into_iter().collect();
@@ -240,4 +268,40 @@ pub fn sample_tensor(stream: &mut Stream, shape: &[usize]) -> Arg {
 )]
 pub fn sample_strided(stream: &mut Stream, shape: &[usize]) -> Arg {
     Arg::Tensor(Var::constant(strided_tensor(stream, shape).expect("a valid shape")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize]) -> Arg {
+        sample_tensor(&mut Stream::new(0, "op", 0, 0), shape)
+    }
+
+    #[test]
+    fn every_op_names_itself_in_what_it_refuses() {
+        let tape = Tape::default();
+        for op in catalogue() {
+            let odd = [tensor(&[2, 3, 5]), tensor(&[7, 2]), tensor(&[3]), Arg::Int(99)];
+            let Err(error) = op.run(&tape, &odd) else { continue };
+            assert!(error.to_string().contains(&format!("`{}`", op.name)), "{error}");
+            let error = op.run(&tape, &[]).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{}`", op.name)), "{error}");
+        }
+        let add = find("add", 1).unwrap();
+        let error = add.run(&tape, &[tensor(&[2, 3]), tensor(&[4])]).unwrap_err();
+        assert!(
+            error.to_string().contains("[2, 3]") && error.to_string().contains("[4]"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_flag_is_zero_or_one() {
+        let all_reduce = find("all_reduce", 1).unwrap();
+        for (flag, fine) in [(Arg::Int(0), true), (Arg::Int(1), true), (Arg::Int(2), false)] {
+            assert_eq!(all_reduce.run(&Tape::default(), &[tensor(&[2]), flag]).is_ok(), fine);
+        }
+        assert!(all_reduce.run(&Tape::default(), &[tensor(&[2])]).is_err());
+    }
 }

@@ -298,7 +298,7 @@ inventory::submit! {
             OptionDef {
                 name: "position_offset",
                 kind: Kind::Float { default: Some(0.0), low: 0.0, high: 1.0 },
-                help: "added to the size when positions are resized; DINO's code has 0.1",
+                help: "added to the size when positions are resized; some published code has 0.1",
             },
             OptionDef {
                 name: "class_token",

@@ -10,9 +10,9 @@ use super::session::{AskedView, Building, Context, Setting};
 use crate::error::did_you_mean;
 use crate::module::registry::{Options, Role, find};
 use crate::module::{Module, declare::Declare};
+use crate::schedule::{Schedule, Shape};
 use crate::state::{BufferId, Frozen, Group, Init, ParamId};
-use crate::train::schedule::{Schedule, Shape};
-use crate::train::teacher::Average;
+use crate::teacher::Average;
 use crate::{Error, Result};
 
 /// The kinds that can be declared.

@@ -17,9 +17,9 @@ use crate::engine::Var;
 use crate::error::Class;
 use crate::module::Forward;
 use crate::random::Stream;
+use crate::schedule::Progress;
 use crate::state::{BufferId, State};
-use crate::train::schedule::Progress;
-use crate::train::teacher::Average;
+use crate::teacher::Average;
 use crate::{Error, Result};
 
 /// What a method made of one batch.

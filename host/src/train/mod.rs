@@ -10,9 +10,7 @@ mod page;
 pub mod prepare;
 pub mod probing;
 pub mod run;
-pub mod schedule;
 pub mod step;
-pub mod teacher;
 pub mod time;
 pub mod views;
 

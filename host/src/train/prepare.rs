@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::optimizer::{Clip, Optimizer, Rule};
-use super::schedule::{Progress, Schedule};
 use super::step::{Learner, Rules, Trainer};
 use super::views::{BatchViews, largest_crop, plan, random_views};
 use crate::config::{ClipMode, OptimizerKind, Recipe, Train};
@@ -12,6 +11,7 @@ use crate::data::view::ViewPlan;
 use crate::module::Forward;
 use crate::plugin::{Building, Found, Session, Told, load};
 use crate::run::{Checkpoint, Record};
+use crate::schedule::{Progress, Schedule};
 use crate::state::{BufferId, Frozen, ParamId, State};
 use crate::{Error, Result};
 

@@ -10,7 +10,6 @@ use super::finish::{Ending, Work, finish};
 use super::pace::Pace;
 use super::prepare::{Prepared, checkpoint, describe, prepare, restore};
 use super::probing::{Baselines, ask, evaluation, write_figures};
-use super::schedule::Progress;
 use super::step::Taken;
 use super::views::BatchViews;
 use crate::config::Recipe;
@@ -19,6 +18,7 @@ use crate::plugin::Found;
 use crate::run::{
     Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Resumption, Run,
 };
+use crate::schedule::Progress;
 use crate::{Error, Result};
 
 /// What to run.

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use candle_core::Tensor;
 
 use super::optimizer::{Clip, Optimizer, Rates, clip};
-use super::schedule::{Progress, Schedule};
-use super::teacher::Average;
 use crate::engine::profile::Profile;
 use crate::engine::{Precision, Tape, storage};
 use crate::module::Forward;
 use crate::plugin::Told;
 use crate::random::Stream;
+use crate::schedule::{Progress, Schedule};
 use crate::state::{BufferId, ParamId, State, StepVars};
+use crate::teacher::Average;
 use crate::{Error, Result};
 
 /// A method, as the step sees it.

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::prepare::{Prepared, prepare};
-use super::schedule::Progress;
 use super::views::{BatchViews, random_views};
 use crate::config::Recipe;
 use crate::data::loader::{Loader, LoaderOptions};
@@ -12,6 +11,7 @@ use crate::engine::Precision;
 use crate::engine::kernel::packed::{self, Format, Left, Panels};
 use crate::engine::profile::{Cost, Profile};
 use crate::plugin::Found;
+use crate::schedule::Progress;
 use crate::{Error, Result};
 
 /// Steps that warm caches, memory and clocks up before anything is measured.

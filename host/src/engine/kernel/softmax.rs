@@ -143,78 +143,6 @@ impl<T: Float> Kernel for Backward<'_, T> {
     }
 }
 
-/// `lse[r] = log sum_k exp(x[r, k] / t)`.
-///
-/// # Panics
-/// When the lengths don't fit together.
-pub fn log_sum_exp<T: Float>(x: Logits<'_, T>, lse: &mut [T]) {
-    assert_eq!(x.data.len(), x.width * lse.len(), "one result per row");
-    let rows = threads::rows_per_task(x.width);
-    threads::chunks(lse, rows, |i, lse| {
-        let x = x.part(i * rows * x.width, lse.len() * x.width);
-        dispatch(LogSumExp { x, lse });
-    });
-}
-
-struct LogSumExp<'a, T> {
-    x: Logits<'a, T>,
-    lse: &'a mut [T],
-}
-
-impl<T: Float> Kernel for LogSumExp<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let scale = T::ONE / self.x.temperature;
-        for (x, lse) in self.x.rows().zip(self.lse) {
-            let max = lanes::max(x);
-            *lse = max * scale + sum_exp::<T, FMA>(x, max, scale).ln();
-        }
-    }
-}
-
-/// `dx[r, k] = factor[r] exp(x[r, k] / t - lse[r]) / t`: the part that all gradients of rows share.
-struct Probabilities<'a, T> {
-    x: Logits<'a, T>,
-    lse: &'a [T],
-    factor: &'a [T],
-    dx: &'a mut [T],
-}
-
-impl<T: Float> Kernel for Probabilities<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let scale = T::ONE / self.x.temperature;
-        let rows = self.x.rows().zip(self.dx.chunks_exact_mut(self.x.width));
-        for ((x, dx), (lse, factor)) in rows.zip(self.lse.iter().zip(self.factor)) {
-            let factor = *factor * scale;
-            for (dx, x) in dx.iter_mut().zip(x) {
-                *dx = factor * x.fma::<FMA>(scale, -*lse).exp::<FMA>();
-            }
-        }
-    }
-}
-
-/// The gradient of [`log_sum_exp`]: `dx = dlse softmax(x / t) / t`.
-///
-/// # Panics
-/// When the lengths don't fit together.
-pub fn log_sum_exp_backward<T: Float>(x: Logits<'_, T>, lse: &[T], dlse: &[T], dx: &mut [T]) {
-    assert_eq!(x.data.len(), dx.len(), "the gradient has the length of the input");
-    let chunk = x.chunk();
-    if dx.is_empty() {
-        return;
-    }
-    threads::chunks(dx, chunk, |i, dx| {
-        let first = i * chunk / x.width;
-        let x = x.part(i * chunk, dx.len());
-        dispatch(Probabilities { x, lse: &lse[first..], factor: &dlse[first..], dx });
-    });
-}
-
 /// What a cross-entropy gives per row, and keeps for its gradient; `[rows]` each.
 #[derive(Debug)]
 pub struct Losses<'a, T> {
@@ -341,17 +269,46 @@ impl<T: Float> Kernel for SoftBackward<'_, T> {
     }
 }
 
-/// `loss[r] = lse[r] - x[r, targets[r]] / t`; keeps lse `[rows]` for the gradient.
+/// `loss[r] = lse[r] - x[r, targets[r]] / t`: cross-entropy with one class per row. It keeps for the
+/// gradient what [`soft_cross_entropy`] keeps, for the same reason.
 ///
 /// # Panics
 /// When the lengths don't fit together or a target isn't below `width`.
-pub fn cross_entropy<T: Float>(x: Logits<'_, T>, targets: &[u32], loss: &mut [T], lse: &mut [T]) {
+pub fn cross_entropy<T: Float>(
+    x: Logits<'_, T>,
+    targets: &[u32],
+    Losses { loss, max, share }: Losses<'_, T>,
+) {
     assert_eq!(targets.len(), loss.len(), "one target and one loss per row");
-    log_sum_exp(x, lse);
-    let scale = T::ONE / x.temperature;
-    for (r, target) in targets.iter().enumerate() {
-        let row = &x.data[r * x.width..][..x.width];
-        loss[r] = lse[r] - row[*target as usize] * scale;
+    assert_eq!(x.data.len(), x.width * loss.len(), "one loss per row");
+    let rows = threads::rows_per_task(x.width);
+    threads::chunks3((loss, rows), (max, rows), (share, rows), |i, loss, max, share| {
+        let x = x.part(i * rows * x.width, loss.len() * x.width);
+        let targets = &targets[i * rows..][..loss.len()];
+        dispatch(HardForward { x, targets, losses: Losses { loss, max, share } });
+    });
+}
+
+struct HardForward<'a, T> {
+    x: Logits<'a, T>,
+    targets: &'a [u32],
+    losses: Losses<'a, T>,
+}
+
+impl<T: Float> Kernel for HardForward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let scale = T::ONE / self.x.temperature;
+        let Losses { loss, max, share } = self.losses;
+        for (i, (x, target)) in self.x.rows().zip(self.targets).enumerate() {
+            let largest = lanes::max(x);
+            let sum = sum_exp::<T, FMA>(x, largest, scale);
+            max[i] = largest;
+            share[i] = T::ONE / sum;
+            loss[i] = (largest - x[*target as usize]) * scale + sum.ln();
+        }
     }
 }
 
@@ -363,14 +320,48 @@ pub fn cross_entropy<T: Float>(x: Logits<'_, T>, targets: &[u32], loss: &mut [T]
 pub fn cross_entropy_backward<T: Float>(
     x: Logits<'_, T>,
     targets: &[u32],
-    lse: &[T],
-    dloss: &[T],
+    gradient: LossGradient<'_, T>,
     dx: &mut [T],
 ) {
-    log_sum_exp_backward(x, lse, dloss, dx);
-    let scale = T::ONE / x.temperature;
-    for (r, target) in targets.iter().enumerate() {
-        dx[r * x.width..][..x.width][*target as usize] -= dloss[r] * scale;
+    assert_eq!(x.data.len(), dx.len(), "the gradient has the length of the logits");
+    assert_eq!(x.data.len(), x.width * targets.len(), "one target per row");
+    let chunk = x.chunk();
+    if dx.is_empty() {
+        return;
+    }
+    threads::chunks(dx, chunk, |i, dx| {
+        let (first, count) = (i * chunk / x.width, dx.len() / x.width);
+        let LossGradient { dloss, max, share } = gradient;
+        let gradient =
+            LossGradient { dloss: &dloss[first..], max: &max[first..], share: &share[first..] };
+        let targets = &targets[first..][..count];
+        dispatch(HardBackward { x: x.part(i * chunk, dx.len()), targets, gradient, dx });
+    });
+}
+
+struct HardBackward<'a, T> {
+    x: Logits<'a, T>,
+    targets: &'a [u32],
+    gradient: LossGradient<'a, T>,
+    dx: &'a mut [T],
+}
+
+impl<T: Float> Kernel for HardBackward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let scale = T::ONE / self.x.temperature;
+        let width = self.x.width;
+        let rows = self.x.rows().zip(self.targets);
+        for (i, ((x, target), dx)) in rows.zip(self.dx.chunks_exact_mut(width)).enumerate() {
+            let LossGradient { dloss, max, share } = self.gradient;
+            let (factor, max) = (dloss[i] * scale, max[i]);
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = factor * (share[i] * ((*x - max) * scale).exp::<FMA>());
+            }
+            dx[*target as usize] -= factor;
+        }
     }
 }
 

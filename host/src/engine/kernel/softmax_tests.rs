@@ -44,8 +44,8 @@ fn check<F: Float>(rows: usize, width: usize, tolerance: f64) {
     soft_cross_entropy(logits, &to::<F>(&targets), out);
     assert_close(&loss, &losses(&x, &targets, width, T), tolerance);
     let hard: Vec<u32> = (0..rows).map(|r| (r * 7 % width) as u32).collect();
-    let mut lse = vec![F::ZERO; rows];
-    cross_entropy(logits, &hard, &mut loss, &mut lse);
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
+    cross_entropy(logits, &hard, out);
     let log = log_softmax(&x, width, T);
     let want: Vec<f64> = (0..rows).map(|r| -log[r * width + r * 7 % width]).collect();
     assert_close(&loss, &want, tolerance);
@@ -87,9 +87,10 @@ fn check_loss_backward<F: Float>(rows: usize, width: usize, tolerance: f64) {
     soft_cross_entropy_backward(logits, &targets_t, gradient, &mut dx);
     assert_close(&dx, &slope(&x, &dloss, |x| losses(x, &targets, width, T)), tolerance);
     let hard: Vec<u32> = (0..rows).map(|r| (r * 5 % width) as u32).collect();
-    let mut lse = vec![F::ZERO; rows];
-    log_sum_exp(logits, &mut lse);
-    cross_entropy_backward(logits, &hard, &lse, &dloss_t, &mut dx);
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
+    cross_entropy(logits, &hard, out);
+    let gradient = LossGradient { dloss: &dloss_t, max: &max, share: &share };
+    cross_entropy_backward(logits, &hard, gradient, &mut dx);
     let mut one_hot = vec![0.0; x.len()];
     for (r, target) in hard.iter().enumerate() {
         one_hot[r * width + *target as usize] = 1.0;
@@ -114,9 +115,10 @@ fn large_logits_neither_overflow_nor_lose_the_loss() {
     let mut y = [0.0; 4];
     softmax(Softmax::Plain, logits, &mut y);
     assert_close(&y, &[0.731_058_58, 0.268_941_42, 0.0, 0.0], 1e-6);
-    let mut lse = [0.0];
-    log_sum_exp(logits, &mut lse);
-    assert_close(&lse, &[1_000.313_26], 1e-6);
+    let (mut loss, mut max, mut share) = ([0.0], [0.0], [0.0]);
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
+    cross_entropy(logits, &[1], out);
+    assert_close(&loss, &[1.313_261_7], 1e-6);
 }
 
 #[test]
@@ -134,4 +136,9 @@ fn a_low_temperature_costs_the_gradient_of_a_loss_no_digits() {
     let p = 1.0 / (1.0 + ((exact(4.7) - exact(4.9)) / t).exp());
     let want = [p, 1.0 - p, 0.0, 0.0].map(|p| (p - 0.25) / t);
     assert_close(&dx, &want, 1e-6);
+    let out = Losses { loss: &mut loss, max: &mut max, share: &mut share };
+    cross_entropy(logits, &[1], out);
+    let gradient = LossGradient { dloss: &[1.0], max: &max, share: &share };
+    cross_entropy_backward(logits, &[1], gradient, &mut dx);
+    assert_close(&dx, &[p / t, -p / t, 0.0, 0.0], 1e-6);
 }

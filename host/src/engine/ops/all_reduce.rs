@@ -1,13 +1,25 @@
 //! `all_reduce@1`: sum (or mean) over ranks.
 
+use crate::Result;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
+use crate::engine::ops::affine::affine;
 use crate::engine::tape::{Tape, Var};
 
-/// The sum (or mean) over ranks. On one process that is `x` itself, and so is its gradient.
-pub fn all_reduce(tape: &Tape, x: &Var) -> Var {
-    tape.record("all_reduce", &[x], x.value().clone(), |gradient, inputs| {
-        inputs.pass(0, gradient.into_tensor())
-    })
+/// Processes that train together: this host runs one.
+const WORLD: usize = 1;
+
+/// The sum over ranks, or their mean. On one process both are `x` itself, and so is the gradient.
+///
+/// # Errors
+/// None on one process.
+pub fn all_reduce(tape: &Tape, x: &Var, mean: bool) -> Result<Var> {
+    let share = if mean { 1.0 / WORLD as f64 } else { 1.0 };
+    if share == 1.0 {
+        return Ok(tape.record("all_reduce", &[x], x.value().clone(), |gradient, inputs| {
+            inputs.pass(0, gradient.into_tensor())
+        }));
+    }
+    affine(tape, x, share, 0.0)
 }
 
 inventory::submit! {
@@ -15,7 +27,7 @@ inventory::submit! {
         name: "all_reduce",
         revision: 1,
         formula: "all_reduce(x, mean): the sum or mean over ranks; the identity on one process",
-        call: |tape, args: &Args<'_>| Ok(vec![all_reduce(tape, args.tensor(0)?)]),
+        call: |tape, args: &Args<'_>| Ok(vec![all_reduce(tape, args.tensor(0)?, args.flag(1)?)?]),
         gradient: Gradient::Checked,
         samples: |stream| vec![
             Sample::new(vec![sample_tensor(stream, &[2, 3]), Arg::Int(0)]),

@@ -3,7 +3,7 @@
 use candle_core::WithDType;
 
 use crate::engine::kernel::Float;
-use crate::engine::kernel::softmax::{self as kernel, Logits};
+use crate::engine::kernel::softmax::{self as kernel, Logits, LossGradient, Losses};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::gather_tokens::indices;
 use crate::engine::storage;
@@ -42,11 +42,13 @@ fn fused<T: Float + WithDType>(
     temperature: f64,
 ) -> Result<Var> {
     let temperature = <T as Float>::from_f64(temperature);
-    let (mut loss, mut lse) = (vec![T::ZERO; rows], vec![T::ZERO; rows]);
+    let (mut loss, mut max, mut share) =
+        (vec![T::ZERO; rows], vec![T::ZERO; rows], vec![T::ZERO; rows]);
     let value = tape.timed("cross_entropy", || -> Result<_> {
         storage::read(logits.value(), |data| {
             let logits = Logits { data, width, temperature };
-            kernel::cross_entropy(logits, &targets, &mut loss, &mut lse);
+            let losses = Losses { loss: &mut loss, max: &mut max, share: &mut share };
+            kernel::cross_entropy(logits, &targets, losses);
         })?;
         storage::tensor(loss, rows)
     })?;
@@ -55,7 +57,8 @@ fn fused<T: Float + WithDType>(
         let mut dx = vec![T::ZERO; rows * width];
         storage::read_all([&saved, gradient.tensor()], |[data, dloss]| {
             let logits = Logits { data, width, temperature };
-            kernel::cross_entropy_backward(logits, &targets, &lse, dloss, &mut dx);
+            let gradient = LossGradient { dloss, max: &max, share: &share };
+            kernel::cross_entropy_backward(logits, &targets, gradient, &mut dx);
         })?;
         inputs.add(0, storage::tensor(dx, (rows, width))?)
     }))

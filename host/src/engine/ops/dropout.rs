@@ -12,30 +12,49 @@ use crate::{Error, Result};
 /// `x` with each element zero with probability `p`, else divided by 1 - p.
 ///
 /// # Errors
-/// When `p` is not in `[0, 1)`.
+/// When `p` is not in `[0, 1]`.
 pub fn dropout(tape: &Tape, x: &Var, p: f64, stream: &RefCell<Stream>) -> Result<Var> {
-    if !(0.0..1.0).contains(&p) {
-        return Err(Error::failed(format!("`dropout` needs a probability below 1, got {p}")));
+    dropped(tape, "dropout", x, x.dims().to_vec(), p, stream)
+}
+
+/// `x` with parts dropped together: `mask` is the shape of the draws, which is broadcast to that of `x`.
+pub(super) fn dropped(
+    tape: &Tape,
+    op: &'static str,
+    x: &Var,
+    mask: Vec<usize>,
+    p: f64,
+    stream: &RefCell<Stream>,
+) -> Result<Var> {
+    if !(0.0..=1.0).contains(&p) {
+        return Err(Error::failed(format!("`{op}` needs a probability from 0 to 1, got {p}")));
     }
     if p == 0.0 {
         return Ok(x.clone());
     }
-    let (value, kept) = tape.timed("dropout", || -> Result<_> {
-        let draws = x.value().elem_count();
+    if p >= 1.0 {
+        // Nothing is left to be scaled up, and a factor of 0 would keep what isn't finite.
+        let zeros = tape.timed(op, || x.value().zeros_like())?;
+        return Ok(tape.record(op, &[x], zeros, |gradient, inputs| {
+            inputs.add(0, gradient.tensor().zeros_like()?)
+        }));
+    }
+    let (value, kept) = tape.timed(op, || -> Result<_> {
         let mut stream = stream.borrow_mut();
-        let kept: Vec<f32> = (0..draws)
-            .map(|_| if stream.chance(p) { 0.0 } else { (1.0 / (1.0 - p)) as f32 })
+        let scale = (1.0 / (1.0 - p)) as f32;
+        let kept: Vec<f32> = (0..mask.iter().product())
+            .map(|_| if stream.chance(p) { 0.0 } else { scale })
             .collect();
-        let kept = storage::tensor(kept, x.dims().to_vec())?.to_dtype(x.dtype())?;
+        let kept = storage::tensor(kept, mask)?.to_dtype(x.dtype())?;
         Ok((x.value().broadcast_mul(&kept)?, kept))
     })?;
-    Ok(tape.record("dropout", &[x], value, move |gradient, inputs| {
+    Ok(tape.record(op, &[x], value, move |gradient, inputs| {
         inputs.add(0, gradient.tensor().broadcast_mul(&kept)?)
     }))
 }
 
 /// An argument that is a stream of randomness.
-fn source(stream: &mut Stream) -> Arg {
+pub(super) fn source(stream: &mut Stream) -> Arg {
     Arg::Stream(Rc::new(RefCell::new(Stream::new(stream.u64(), "sample", 0, 0))))
 }
 
@@ -53,5 +72,41 @@ inventory::submit! {
             Sample::new(vec![sample_strided(stream, &[3, 2, 2]), Arg::Float(0.0), source(stream)]),
             Sample::new(vec![sample_tensor(stream, &[1, 1]), Arg::Float(0.2), source(stream)]),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ops::drop_path::drop_path;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn a_probability_of_one_drops_everything_even_what_is_not_finite() {
+        let tape = Tape::default();
+        let stream = RefCell::new(Stream::new(0, "dropout", 0, 0));
+        let x = Tensor::new(&[[1.0_f32, f32::INFINITY], [f32::NAN, -2.0]], &Device::Cpu).unwrap();
+        let x = tape.leaf(x);
+        for y in [dropout(&tape, &x, 1.0, &stream), drop_path(&tape, &x, 1.0, &stream)] {
+            let y = y.unwrap();
+            assert_eq!(storage::to_f64(y.value()).unwrap(), [0.0; 4]);
+            let seed = Tensor::ones((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+            let gradients = tape.backward_from(&y, seed).unwrap();
+            assert_eq!(storage::to_f64(gradients.get(&x).unwrap()).unwrap(), [0.0; 4]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_probability_and_a_number_without_samples_are_refused_by_name() {
+        let tape = Tape::default();
+        let stream = RefCell::new(Stream::new(0, "dropout", 0, 0));
+        let x = Var::constant(Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());
+        for p in [-0.1, 1.1, f64::NAN] {
+            let error = dropout(&tape, &x, p, &stream).unwrap_err();
+            assert!(error.message().starts_with("`dropout` needs a probability"), "{error}");
+        }
+        let number = Var::constant(Tensor::new(1.0_f32, &Device::Cpu).unwrap());
+        let error = drop_path(&tape, &number, 0.5, &stream).unwrap_err();
+        assert_eq!(error.message(), "`drop_path` needs samples [B, ...], got a single number");
     }
 }

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::schedule::{Progress, Schedule};
 use crate::Result;
 use crate::engine::storage;
+use crate::schedule::{Progress, Schedule};
 use crate::state::{ParamId, State};
 
 /// Elements that one thread handles at a time; fixed, so that results don't depend on threads.
