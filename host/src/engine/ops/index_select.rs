@@ -9,7 +9,7 @@ use crate::engine::tape::{Tape, Var};
 
 /// Entries `indices` `[K]` (u32) of dimension `dim`; the gradients of repeated ones add up.
 pub fn index_select(tape: &Tape, x: &Var, dim: usize, indices: &Var) -> Result<Var> {
-    let indices = indices.value().clone();
+    let indices = indices.value().contiguous()?;
     let value =
         tape.timed("index_select", || x.value().contiguous()?.index_select(&indices, dim))?;
     let dims = x.dims().to_vec();
