@@ -9,12 +9,12 @@ use crate::engine::tape::{Tape, Var};
 
 /// Entries `indices` `[K]` (u32) of dimension `dim`; the gradients of repeated ones add up.
 pub fn index_select(tape: &Tape, x: &Var, dim: usize, indices: &Var) -> Result<Var> {
-    let indices = indices.value().contiguous()?;
+    let indices = indices.value().force_contiguous()?;
     let value =
         tape.timed("index_select", || x.value().contiguous()?.index_select(&indices, dim))?;
     let dims = x.dims().to_vec();
     Ok(tape.record("index_select", &[x], value, move |gradient, inputs| {
-        let gradient = gradient.into_tensor().contiguous()?;
+        let gradient = gradient.into_tensor().force_contiguous()?;
         let zeros = Tensor::zeros(dims, gradient.dtype(), gradient.device())?;
         inputs.add(0, zeros.index_add(&indices, &gradient, dim)?)
     }))
