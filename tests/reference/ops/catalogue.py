@@ -82,7 +82,7 @@ def elementwise(name, draw):
 
 @op("clamp")
 def clamp(draw):
-    """A value on a bound is inside."""
+    """A value on a bound takes no gradient."""
     for x, low, high in [(draw(3, 5), -0.5, 0.75), (draw.exact([-1.0, -0.5, 0.0, 0.5, 1.0]), -0.5, 0.5)]:
         yield torch.clamp, [x, low, high]
 

@@ -5,7 +5,7 @@ use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
 use crate::{Result, for_float};
 
-/// `min(max(x, low), high)`; the gradient outside is 0. NaN stays NaN, with a gradient of 0.
+/// `min(max(x, low), high)`; the gradient is 0 on the bounds, as PyTorch has it, and outside. NaN stays NaN, with a gradient of 0.
 pub fn clamp(tape: &Tape, x: &Var, low: f64, high: f64) -> Result<Var> {
     let value = tape.timed("clamp", || {
         for_float!(x.dtype(), T => {
@@ -21,7 +21,7 @@ pub fn clamp(tape: &Tape, x: &Var, low: f64, high: f64) -> Result<Var> {
     })?;
     let saved = x.value().clone();
     Ok(tape.record("clamp", &[x], value, move |gradient, inputs| {
-        let inside = (saved.ge(low)? * saved.le(high)?)?.to_dtype(saved.dtype())?;
+        let inside = (saved.gt(low)? * saved.lt(high)?)?.to_dtype(saved.dtype())?;
         inputs.add(0, (gradient.tensor() * inside)?)
     }))
 }
