@@ -15,10 +15,10 @@ use pretext::engine::ops::linear::linear;
 use pretext::engine::ops::norm_linear::{Norm, norm_linear};
 use pretext::engine::ops::soft_cross_entropy::soft_cross_entropy;
 use pretext::engine::{Precision, Tape, Var};
+use pretext::schedule::{Progress, Schedule};
 use pretext::state::{Group, Init, ParamId, State};
+use pretext::teacher::Average;
 use pretext::train::optimizer::{Optimizer, Rates, Rule};
-use pretext::train::schedule::{Progress, Schedule};
-use pretext::train::teacher::Average;
 use pretext_benches::{measure, tensors};
 
 const BATCH: usize = 64;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Throughput};
 use pretext::Result;
 use pretext::plugin::{Found, MethodInfo};
+use pretext::schedule::Progress;
 use pretext::train::prepare::prepare;
-use pretext::train::schedule::Progress;
 use pretext::train::views::random_views;
 use pretext_benches::{measure, product};
 

@@ -15,8 +15,8 @@ fn drawn(stream: &mut Stream, shape: &[usize]) -> Tensor {
     random_tensor(stream, shape).unwrap().to_dtype(DType::F32).unwrap()
 }
 
-fn ours(op: &str, arguments: Vec<Arg>) -> Tensor {
-    let made = find(op, 1).unwrap().run(&Tape::new(Precision::F32), &arguments).unwrap();
+fn ours(op: &str, arguments: &[Arg]) -> Tensor {
+    let made = find(op, 1).unwrap().run(&Tape::new(Precision::F32), arguments).unwrap();
     made[0].value().clone()
 }
 
@@ -26,21 +26,21 @@ fn pairs(stream: &mut Stream, shape: &[usize]) -> Result<Vec<(&'static str, Tens
     let (x, w, b) = (drawn(stream, shape), drawn(stream, width), drawn(stream, width));
     let arg = |x: &Tensor| Arg::Tensor(Var::constant(x.clone()));
     let one = Arg::Float(1.0);
-    let along = |op| ours(op, vec![arg(&x), Arg::Int(-1), one.clone()]);
+    let along = |op| ours(op, &[arg(&x), Arg::Int(-1), one.clone()]);
     let rows = x.flatten_to(shape.len() - 2)?;
     let classes: Vec<u32> = (0..rows.dims()[0]).map(|_| stream.below(width[0]) as u32).collect();
     let classes = Tensor::new(classes, &Device::Cpu)?;
-    let losses = ours("cross_entropy", vec![arg(&rows), arg(&classes), one.clone()]);
-    let normed = vec![arg(&x), arg(&w), arg(&b), Arg::Float(1e-5)];
-    let scaled = vec![arg(&x), arg(&w), Arg::Float(1e-5)];
+    let losses = ours("cross_entropy", &[arg(&rows), arg(&classes), one.clone()]);
+    let normed = [arg(&x), arg(&w), arg(&b), Arg::Float(1e-5)];
+    let scaled = [arg(&x), arg(&w), Arg::Float(1e-5)];
     Ok(vec![
         ("softmax", along("softmax"), ops::softmax_last_dim(&x)?),
         ("log_softmax", along("log_softmax"), ops::log_softmax(&x, x.rank() - 1)?),
-        ("layer_norm", ours("layer_norm", normed), ops::layer_norm_slow(&x, &w, &b, 1e-5)?),
-        ("rms_norm", ours("rms_norm", scaled), ops::rms_norm_slow(&x, &w, 1e-5)?),
-        ("gelu", ours("gelu", vec![arg(&x)]), Activation::Gelu.forward(&x)?),
-        ("silu", ours("silu", vec![arg(&x)]), ops::silu(&x)?),
-        ("sigmoid", ours("sigmoid", vec![arg(&x)]), ops::sigmoid(&x)?),
+        ("layer_norm", ours("layer_norm", &normed), ops::layer_norm_slow(&x, &w, &b, 1e-5)?),
+        ("rms_norm", ours("rms_norm", &scaled), ops::rms_norm_slow(&x, &w, 1e-5)?),
+        ("gelu", ours("gelu", &[arg(&x)]), Activation::Gelu.forward(&x)?),
+        ("silu", ours("silu", &[arg(&x)]), ops::silu(&x)?),
+        ("sigmoid", ours("sigmoid", &[arg(&x)]), ops::sigmoid(&x)?),
         ("cross_entropy", losses.mean_all()?, loss::cross_entropy(&rows, &classes)?),
     ])
 }
