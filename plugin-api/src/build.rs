@@ -66,6 +66,67 @@ impl Group {
     }
 }
 
+/// The value of a block's setting; `.into()` makes one of a number, a flag or a word.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Setting<'a> {
+    /// A flag.
+    Flag(bool),
+    /// A whole number.
+    Int(i64),
+    /// A real number.
+    Float(f64),
+    /// A word.
+    Text(&'a str),
+}
+
+impl Setting<'_> {
+    fn value(self) -> Value {
+        match self {
+            Self::Flag(value) => Value::int(i64::from(value)),
+            Self::Int(value) => Value::int(value),
+            Self::Float(value) => Value::float(value),
+            Self::Text(value) => Value::text(value),
+        }
+    }
+}
+
+impl From<bool> for Setting<'_> {
+    fn from(value: bool) -> Self {
+        Self::Flag(value)
+    }
+}
+
+impl From<i32> for Setting<'_> {
+    fn from(value: i32) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl From<i64> for Setting<'_> {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<usize> for Setting<'_> {
+    fn from(value: usize) -> Self {
+        Self::Int(value.cast_signed() as i64)
+    }
+}
+
+impl From<f64> for Setting<'_> {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl<'a> From<&'a str> for Setting<'a> {
+    fn from(value: &'a str) -> Self {
+        Self::Text(value)
+    }
+}
+
 /// What the host builds for a method.
 #[derive(Debug)]
 pub struct Builder(pub(crate) ());
@@ -79,13 +140,19 @@ impl Builder {
         self.module(name, "backbone", &[])
     }
 
-    /// A block of a `kind` that the host offers (`linear`, `mlp`, `transformer`), with its settings.
+    /// A block of a `kind` that the host offers (`linear`, `mlp`, `transformer`), with its settings, such as
+    /// `[("in", 384.into()), ("activation", "relu".into()), ("bias", false.into())]`.
     ///
     /// # Errors
     /// When the host doesn't offer the kind, or refuses a setting.
-    pub fn module(&mut self, name: &str, kind: &str, settings: &[(&str, i64)]) -> Result<Module> {
+    pub fn module(
+        &mut self,
+        name: &str,
+        kind: &str,
+        settings: &[(&str, Setting<'_>)],
+    ) -> Result<Module> {
         let mut values = vec![("kind", Value::text(kind))];
-        values.extend(settings.iter().map(|(key, value)| (*key, Value::int(*value))));
+        values.extend(settings.iter().map(|(key, value)| (*key, value.value())));
         Ok(Module { handle: call::declare("module@1", name, &values)? })
     }
 
@@ -235,7 +302,7 @@ impl Buffer {
         Tensor::new(call::view(self.handle, 0, "value"))
     }
 
-    /// Sets its value from the next step on; a step that is refused (a loss that is not finite)
+    /// Sets its value from the next batch on; a step that is refused (a loss that is not finite)
     /// leaves it as it was.
     ///
     /// # Errors

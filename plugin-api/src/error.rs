@@ -35,6 +35,8 @@ impl Error {
 
     /// The host has the text of this error already.
     pub(crate) fn of_host(status: Status) -> Self {
+        // A panic of the host's is no panic of this plugin's.
+        let status = if status == status::PANIC { status::FAILED } else { status };
         Self { status, message: String::new(), hint: String::new() }
     }
 }

@@ -20,7 +20,7 @@ pub mod tensor;
 pub mod view;
 
 pub use build::{
-    Buffer, Builder, Curve, Group, Init, Module, Parameter, Schedule, Stream, Teacher,
+    Buffer, Builder, Curve, Group, Init, Module, Parameter, Schedule, Setting, Stream, Teacher,
 };
 pub use descriptor::{Descriptor, OptionKind, OptionSpec};
 pub use error::{Error, Result};

@@ -30,12 +30,21 @@ pub fn fixture(name: &str) -> PathBuf {
 /// # Panics
 /// When it can't be built.
 pub fn build(name: &str, folder: &Path) -> PathBuf {
+    let api = root().join("plugin-api").canonicalize().expect("plugin-api is there");
+    build_against(&api, name, &format!("pretext-{name}"), folder)
+}
+
+/// The same with the contract's package in the folder `api`, under the name `package`.
+///
+/// # Panics
+/// When it can't be built.
+pub fn build_against(api: &Path, name: &str, package: &str, folder: &Path) -> PathBuf {
     copy(&root().join("tests/plugins").join(name), folder);
     let manifest = folder.join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest).expect("a fixture has a manifest");
-    let api = root().join("plugin-api").canonicalize().expect("plugin-api is there");
     let here = text.replace("../../../plugin-api", &api.display().to_string());
     assert_ne!(text, here, "{name} depends on plugin-api by its path");
+    let here = here.replace(&format!("\"pretext-{name}\""), &format!("\"{package}\""));
     std::fs::write(&manifest, here).expect("the manifest can be written");
     let lock = folder.join("Cargo.lock");
     std::fs::copy(root().join("Cargo.lock"), lock).expect("there is a lock file");
@@ -49,10 +58,14 @@ pub fn build(name: &str, folder: &Path) -> PathBuf {
         .expect("cargo runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "`cargo build` of {name} failed:\n{said}");
-    target.join(format!("release/libpretext_{name}.so"))
+    target.join(format!("release/lib{}.so", package.replace('-', "_")))
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder with all that is in it.
+///
+/// # Panics
+/// When a file can't be read or written.
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("folders can be made");
     for entry in std::fs::read_dir(from).expect("a fixture is a folder").flatten() {
         let (source, place) = (entry.path(), to.join(entry.file_name()));

@@ -149,12 +149,22 @@ impl ViewRequest {
     /// # Errors
     /// When the host doesn't offer the kind, or a parameter is unknown, missing or out of range.
     pub fn resolve(&self) -> Result<View> {
+        self.offered()?;
         match (self.kind.as_str(), self.revision) {
             ("crop", 1) => self.crop().map(View::Crop),
             ("vector", 1) => self.vector().map(View::Vector),
             ("sample-index", 1) => self.known(&[]).map(|()| View::SampleIndex),
             _ => Err(self.not_offered()),
         }
+    }
+
+    /// Checks that this host has the kind, in that revision.
+    ///
+    /// # Errors
+    /// When it does not, with what it has.
+    pub fn offered(&self) -> Result<()> {
+        let known = self.revision == 1 && OFFERED.contains(&self.kind.as_str());
+        if known { Ok(()) } else { Err(self.not_offered()) }
     }
 
     fn not_offered(&self) -> Error {

@@ -5,32 +5,81 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pretext_plugin_api::abi;
-use pretext_plugin_api::abi::value::{Status, Text, Value, status, tag};
+use pretext_plugin_api::abi::value::{Handle, Status, Text, Value, status, tag};
 
 use super::session::{Context, Setting};
+use crate::error::Class;
 use crate::{Error, Result};
+
+/// Why a call of the plugin failed: its status, and the words.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: Status,
+    pub(super) error: Error,
+}
+
+impl Refusal {
+    /// A handle that names nothing, or something of another kind.
+    pub(super) fn handle(error: Error) -> Self {
+        Self { status: status::INVALID_HANDLE, error }
+    }
+
+    /// Something that this host does not offer.
+    pub(super) fn unsupported(error: Error) -> Self {
+        Self { status: status::UNSUPPORTED, error }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let status = match error.class() {
+            Class::AskedWrongly => status::ASKED_WRONGLY,
+            Class::Interrupted => status::CANCELLED,
+            Class::Failed => status::FAILED,
+        };
+        Self { status, error }
+    }
+}
 
 /// Runs `body` on the context unless an earlier call of this callback failed.
 pub(super) fn guard(
     context: *mut abi::Context,
-    body: impl FnOnce(&mut Context) -> Result<()>,
+    body: impl FnOnce(&mut Context) -> Result<(), Refusal>,
 ) -> Status {
+    enter(context, |context| match &context.error {
+        Some(_) => status::STICKY,
+        None => run(context, body),
+    })
+}
+
+/// The same, after a failure too: for what gives back.
+pub(super) fn guard_always(
+    context: *mut abi::Context,
+    body: impl FnOnce(&mut Context) -> Result<(), Refusal>,
+) -> Status {
+    enter(context, |context| run(context, body))
+}
+
+/// Runs `body` and keeps its error, if it is the first of this callback.
+fn run(context: &mut Context, body: impl FnOnce(&mut Context) -> Result<(), Refusal>) -> Status {
+    match body(context) {
+        Ok(()) => status::OK,
+        Err(_) if context.error.is_some() => status::STICKY,
+        Err(Refusal { status, error }) => {
+            context.error = Some(error);
+            status
+        }
+    }
+}
+
+fn enter(context: *mut abi::Context, body: impl FnOnce(&mut Context) -> Status) -> Status {
     let result = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: the plugin passes on the pointer that `Session` gave it, on the same thread.
         let Some(cell) = (unsafe { context.cast::<RefCell<Context>>().as_ref() }) else {
             return status::INVALID_HANDLE;
         };
         let Ok(mut context) = cell.try_borrow_mut() else { return status::FAILED };
-        if context.error.is_some() {
-            return status::STICKY;
-        }
-        match body(&mut context) {
-            Ok(()) => status::OK,
-            Err(error) => {
-                context.error = Some(error);
-                status::FAILED
-            }
-        }
+        body(&mut context)
     }));
     result.unwrap_or_else(|panic| {
         // SAFETY: as above; the borrow of the panicked call is over.
@@ -80,6 +129,17 @@ pub(super) fn put<T>(place: *mut T, value: T) -> Result<()> {
     // SAFETY: the plugin lends a place for the length of the call, and it is not null.
     unsafe { place.write(value) };
     Ok(())
+}
+
+/// Writes 0 to lent places for handles: what a call that fails leaves there.
+pub(super) fn clear(places: *mut Handle, n: u64) {
+    for i in 0..n as usize {
+        let place = places.wrapping_add(i);
+        if !places.is_null() {
+            // SAFETY: the plugin lends `n` places for the length of the call, and they are not null.
+            unsafe { place.write(0) };
+        }
+    }
 }
 
 /// The settings, copied.

@@ -5,10 +5,12 @@ use std::rc::Rc;
 
 use pretext_plugin_api::abi::value::Handle;
 
+use super::crossing::Refusal;
 use super::handle::Named;
-use super::session::{AskedView, Building, Context, Setting};
+use super::session::{Building, Context, Setting};
+use super::view::AskedView;
 use crate::error::did_you_mean;
-use crate::module::registry::{Options, Role, find};
+use crate::module::registry::{Kind, ModuleDef, Options, Role, find};
 use crate::module::{Module, declare::Declare};
 use crate::schedule::{Schedule, Shape};
 use crate::state::{BufferId, Frozen, Group, Init, ParamId};
@@ -141,7 +143,13 @@ impl Context {
         kind: &str,
         name: &str,
         values: Vec<(String, Setting)>,
-    ) -> Result<Handle> {
+    ) -> Result<Handle, Refusal> {
+        let once = (kind.to_owned(), name.to_owned());
+        if self.declared.contains(&once) {
+            return Err(Error::failed(format!("a `{kind}` called `{name}` is declared already"))
+                .hint("give each a name of its own")
+                .into());
+        }
         let mut settings = Settings::new(format!("`{kind}` `{name}`"), values);
         let thing = match kind {
             "view@1" => self.declare_view(name, &mut settings)?,
@@ -152,30 +160,33 @@ impl Context {
                 Thing::Buffer(self.building()?.state.buffer(name, &shape, init)?)
             }
             "teacher@1" => self.declare_teacher(name, &mut settings)?,
-            "schedule@1" => Thing::Schedule(schedule(&mut settings)?),
-            "stream@1" => Thing::Stream(name.to_owned()),
+            "schedule@1" => self.building().and(schedule(&mut settings).map(Thing::Schedule))?,
+            "stream@1" => self.building().map(|_| Thing::Stream(name.to_owned()))?,
             _ => {
                 let hint = did_you_mean(kind, KINDS).map_or_else(
                     || "update pretext".to_owned(),
                     |near| format!("did you mean `{near}`?"),
                 );
-                return Err(Error::failed(format!("this host can't declare a `{kind}`")).hint(hint));
+                let error = Error::failed(format!("this host can't declare a `{kind}`"));
+                return Err(Refusal::unsupported(error.hint(hint)));
             }
         };
         settings.finish()?;
+        self.declared.insert(once);
         self.things.push((name.to_owned(), thing));
         Ok(Named::Thing(self.things.len() - 1).handle())
     }
 
     fn building(&mut self) -> Result<&mut Building> {
         self.building.as_mut().ok_or_else(|| {
-            Error::failed("parameters, buffers, modules and teachers are declared in `build` only")
+            Error::failed("this works within `build` only")
+                .hint("ask for views in `plan`, declare everything else in `build`")
         })
     }
 
-    fn declare_view(&mut self, name: &str, settings: &mut Settings) -> Result<Thing> {
+    fn declare_view(&mut self, name: &str, settings: &mut Settings) -> Result<Thing, Refusal> {
         if !self.planning {
-            return Err(Error::failed("views are asked for in `plan` only"));
+            return Err(Error::failed("views are asked for in `plan` only").into());
         }
         let copies = settings.int("copies")?;
         let view = AskedView {
@@ -184,29 +195,42 @@ impl Context {
             copies: usize::try_from(copies).map_err(|_| settings.wrong("copies", "0 or more"))?,
             settings: std::mem::take(&mut settings.values),
         };
+        let request = view.request()?;
+        request.offered().map_err(Refusal::unsupported)?;
+        request.resolve()?;
         self.views.push(view);
         Ok(Thing::View(self.views.len() - 1))
     }
 
-    fn declare_module(&mut self, name: &str, settings: &mut Settings) -> Result<Thing> {
+    fn declare_module(&mut self, name: &str, settings: &mut Settings) -> Result<Thing, Refusal> {
         let kind = settings.text("kind")?;
         let given = std::mem::take(&mut settings.values);
         let building = self.building()?;
         let backbone = kind == "backbone";
         let (kind, options) = if backbone {
+            if let Some(key) = given.keys().next() {
+                return Err(Error::failed(format!(
+                    "the backbone `{name}` takes no setting `{key}`"
+                ))
+                .hint("its options are the recipe's: `backbone.KEY=VALUE`")
+                .into());
+            }
             (building.backbone.clone(), building.backbone_options.clone())
         } else {
-            let options = given.into_iter().map(|(key, value)| Ok((key, toml_value(value)?)));
+            let def = find(Role::Block, &kind).map_err(Refusal::unsupported)?;
+            let options = given.into_iter().map(|(key, value)| {
+                let value = toml_value(def, &key, value)?;
+                Ok((key, value))
+            });
             (kind, options.collect::<Result<_>>()?)
         };
-        let mut built = BuiltModule {
+        let built = BuiltModule {
             module: build(building, (&kind, &options), backbone, &format!("student.{name}"), true)?,
             backbone,
             teacher: false,
             kind,
             options,
         };
-        built.teacher = false;
         Ok(Thing::Module(built))
     }
 
@@ -219,16 +243,20 @@ impl Context {
     }
 
     /// Builds every module and parameter of `of` a second time, under the teacher's name.
-    fn declare_teacher(&mut self, teacher: &str, settings: &mut Settings) -> Result<Thing> {
+    fn declare_teacher(
+        &mut self,
+        teacher: &str,
+        settings: &mut Settings,
+    ) -> Result<Thing, Refusal> {
         let kind = settings.text("kind")?;
         if kind != "ema" {
-            return Err(Error::failed(format!("this host has no teacher of kind `{kind}`"))
-                .hint("the one it has is `ema`"));
+            let error = Error::failed(format!("this host has no teacher of kind `{kind}`"));
+            return Err(Refusal::unsupported(error.hint("the one it has is `ema`")));
         }
         let of = settings.ints("of")?;
         let decay = match self.thing(settings.handle("decay")?)?.1 {
             Thing::Schedule(schedule) => *schedule,
-            _ => return Err(settings.wrong("decay", "a schedule's handle")),
+            _ => return Err(Refusal::handle(settings.wrong("decay", "a schedule's handle"))),
         };
         let mut average = Average { pairs: Vec::new(), decay };
         let mut copies = BTreeMap::new();
@@ -297,8 +325,12 @@ fn schedule(settings: &mut Settings) -> Result<Schedule> {
     })
 }
 
-fn toml_value(setting: Setting) -> Result<toml::Value> {
+/// A block's setting as its option has it: the contract carries flags as 0 and 1.
+fn toml_value(def: &ModuleDef, key: &str, setting: Setting) -> Result<toml::Value> {
+    let mut options = def.options.iter();
+    let flag = options.any(|option| option.name == key && matches!(option.kind, Kind::Bool { .. }));
     match setting {
+        Setting::Int(value @ (0 | 1)) if flag => Ok(toml::Value::Boolean(value == 1)),
         Setting::Int(value) => Ok(toml::Value::Integer(value)),
         Setting::Float(value) => Ok(toml::Value::Float(value)),
         Setting::Text(value) => Ok(toml::Value::String(value)),

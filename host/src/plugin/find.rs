@@ -85,10 +85,8 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// Reads the metadata of every `.so` in `search`; runs none of them.
-    ///
-    /// # Errors
-    /// When a place named on the command line does not exist is not an error here: it is refused.
+    /// Reads the metadata of every `.so` in `search`; runs none of them. Places that don't exist are passed
+    /// over; a file that can't be used stands in `refused`, with the reason.
     pub fn read(search: &SearchPath) -> Self {
         let mut catalogue = Self::default();
         let mut seen = BTreeSet::new();

@@ -2,14 +2,12 @@
 
 use pretext_plugin_api::abi::Handle;
 
-use crate::{Error, Result};
-
 /// What a handle names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
     /// A declared thing: a module, parameter, buffer, teacher, schedule, stream or view.
     Thing(usize),
-    /// A tensor that the method keeps.
+    /// A tensor that the method keeps; its number is never given out twice.
     Kept(usize),
     /// A tensor of the callback with this generation.
     Tensor(usize, u32),
@@ -31,17 +29,14 @@ impl Named {
         Handle::from(generation) << 32 | (index as u64 & u64::from(u32::MAX))
     }
 
-    /// What `handle` names.
-    ///
-    /// # Errors
-    /// When it names nothing: 0, or a generation that was never given out.
-    pub fn of(handle: Handle) -> Result<Self> {
+    /// What `handle` names; none of generation 0.
+    pub fn of(handle: Handle) -> Option<Self> {
         let (generation, index) = ((handle >> 32) as u32, handle as u32 as usize);
         match generation {
-            0 => Err(Error::failed(format!("handle {handle:#x} names nothing"))),
-            THING => Ok(Self::Thing(index)),
-            KEPT => Ok(Self::Kept(index)),
-            generation => Ok(Self::Tensor(index, generation)),
+            0 => None,
+            THING => Some(Self::Thing(index)),
+            KEPT => Some(Self::Kept(index)),
+            generation => Some(Self::Tensor(index, generation)),
         }
     }
 }
@@ -53,8 +48,8 @@ mod tests {
     #[test]
     fn handles_come_back_as_what_they_named() {
         for named in [Named::Thing(0), Named::Kept(7), Named::Tensor(3, FIRST)] {
-            assert_eq!(Named::of(named.handle()).unwrap(), named);
+            assert_eq!(Named::of(named.handle()), Some(named));
         }
-        assert!(Named::of(0).is_err() && Named::of(77).is_err());
+        assert_eq!((Named::of(0), Named::of(77)), (None, None));
     }
 }

@@ -1,6 +1,9 @@
 //! Everything that knows about shared libraries: where plugins lie, what they say of themselves, how
 //! they are opened, and the host's side of the contract.
 
+mod compute;
+#[cfg(test)]
+mod contract_tests;
 mod crossing;
 mod declare;
 pub mod find;
@@ -9,7 +12,9 @@ pub mod load;
 pub mod metadata;
 pub mod session;
 mod slots;
+mod view;
 
 pub use find::{Catalogue, Found, Refused, SearchPath};
 pub use metadata::{MethodInfo, PluginInfo};
-pub use session::{AskedView, Building, Session, Setting, Told, ViewSource};
+pub use session::{Building, Session, Setting, Told, ViewSource};
+pub use view::AskedView;

@@ -1,7 +1,7 @@
 //! One method in use: its instance, and what the host keeps for it between and during callbacks.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -9,9 +9,11 @@ use candle_core::Tensor;
 use pretext_plugin_api::abi::value::{Handle, status};
 use pretext_plugin_api::abi::{self, Instance, MethodTableRef, Status};
 
+use super::crossing::Refusal;
 use super::declare::Thing;
 use super::handle::{FIRST, Named};
 use super::slots;
+use super::view::AskedView;
 use crate::config::values::Values;
 use crate::engine::Var;
 use crate::error::Class;
@@ -50,19 +52,6 @@ pub enum Setting {
     Floats(Vec<f64>),
     /// A handle.
     Handle(Handle),
-}
-
-/// A view that the method asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AskedView {
-    /// Its name.
-    pub name: String,
-    /// Its kind and revision, such as `crop@1`.
-    pub kind: String,
-    /// How many of it per sample.
-    pub copies: usize,
-    /// The kind's settings.
-    pub settings: BTreeMap<String, Setting>,
 }
 
 /// Where a step finds its views: a batch of the loader, or recorded tensors.
@@ -124,7 +113,12 @@ pub(super) struct Context {
     pub(super) error: Option<Error>,
     pub(super) error_text: String,
     pub(super) things: Vec<(String, Thing)>,
-    pub(super) kept: Vec<Option<Var>>,
+    /// Kinds and names of what was declared.
+    pub(super) declared: BTreeSet<(String, String)>,
+    /// Tensors that the method keeps, by their numbers.
+    pub(super) kept: BTreeMap<usize, Var>,
+    /// The number of the next one.
+    pub(super) next_kept: usize,
     pub(super) tensors: Vec<Var>,
     pub(super) generation: u32,
     /// The list that the last fact pointed at.
@@ -148,27 +142,42 @@ impl Context {
     }
 
     /// The tensor behind `handle`.
-    pub(super) fn tensor(&self, handle: Handle) -> Result<Var> {
-        let found = match Named::of(handle)? {
-            Named::Tensor(index, generation) if generation == self.generation => {
+    pub(super) fn tensor(&self, handle: Handle) -> Result<Var, Refusal> {
+        let found = match Named::of(handle) {
+            Some(Named::Tensor(index, generation)) if generation == self.generation => {
                 self.tensors.get(index).cloned()
             }
-            Named::Kept(index) => self.kept.get(index).cloned().flatten(),
+            Some(Named::Kept(index)) => self.kept.get(&index).cloned(),
             _ => None,
         };
         found.ok_or_else(|| {
-            Error::failed(format!("handle {handle:#x} names no tensor of this callback"))
-                .hint("keep tensors between steps with `Tensor::keep`, or in a buffer")
+            let error =
+                Error::failed(format!("handle {handle:#x} names no tensor of this callback"));
+            let hint = "keep tensors between steps with `Tensor::keep`, or in a buffer";
+            Refusal::handle(error.hint(hint))
         })
     }
 
+    /// Keeps `tensor` until it is released.
+    pub(super) fn keep(&mut self, tensor: Var) -> Result<Handle> {
+        let index = self.next_kept;
+        if u32::try_from(index).is_err() {
+            return Err(Error::failed("the method has kept more tensors than there are numbers"));
+        }
+        self.next_kept += 1;
+        self.kept.insert(index, tensor);
+        Ok(Named::Kept(index).handle())
+    }
+
     /// The declared thing behind `handle`, and its number.
-    pub(super) fn thing(&self, handle: Handle) -> Result<(usize, &Thing)> {
-        match Named::of(handle)? {
-            Named::Thing(index) => self.things.get(index).map(|(_, thing)| (index, thing)),
+    pub(super) fn thing(&self, handle: Handle) -> Result<(usize, &Thing), Refusal> {
+        match Named::of(handle) {
+            Some(Named::Thing(index)) => self.things.get(index).map(|(_, thing)| (index, thing)),
             _ => None,
         }
-        .ok_or_else(|| Error::failed(format!("handle {handle:#x} names nothing declared")))
+        .ok_or_else(|| {
+            Refusal::handle(Error::failed(format!("handle {handle:#x} names nothing declared")))
+        })
     }
 
     /// The present step.
@@ -311,7 +320,8 @@ impl Session {
 
     /// The loss that `step` returned, if it is one number.
     fn loss(&self, context: &Context, handle: Handle) -> Result<Var> {
-        let loss = context.tensor(handle).and_then(|loss| match loss.value().elem_count() {
+        let found = context.tensor(handle).map_err(|refusal| refusal.error);
+        let loss = found.and_then(|loss| match loss.value().elem_count() {
             1 => Ok(loss),
             _ => Err(Error::failed(format!(
                 "the loss has shape {:?}, not one number",

@@ -1,14 +1,12 @@
 //! Between a method's views and the loader's: what was asked for, and the batch that arrived.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 
 use crate::data::batch::Batch;
 use crate::data::dataset::Content;
-use crate::data::view::{Value, View, ViewPlan, ViewRequest};
+use crate::data::view::{View, ViewPlan};
 use crate::engine::{Var, storage};
-use crate::plugin::{AskedView, Setting, ViewSource};
+use crate::plugin::{AskedView, ViewSource};
 use crate::random::Stream;
 use crate::state::Init;
 use crate::{Error, Result};
@@ -18,38 +16,11 @@ use crate::{Error, Result};
 /// # Errors
 /// When a view's kind or a setting is not offered.
 pub fn plan(asked: &[AskedView]) -> Result<ViewPlan> {
-    let views = asked.iter().map(request).collect::<Result<Vec<_>>>()?;
+    let views = asked.iter().map(AskedView::request).collect::<Result<Vec<_>>>()?;
     for view in &views {
         view.resolve()?;
     }
     Ok(ViewPlan { views })
-}
-
-fn request(asked: &AskedView) -> Result<ViewRequest> {
-    let refuse = || {
-        Error::failed(format!("`{}` is no kind of view with a revision", asked.kind))
-            .hint("write it like `crop@1`")
-    };
-    let (kind, revision) = asked.kind.split_once('@').ok_or_else(refuse)?;
-    let revision = revision.parse().map_err(|_| refuse())?;
-    let mut params = BTreeMap::new();
-    for (key, setting) in &asked.settings {
-        let value = match setting {
-            Setting::Int(value) => Value::Number(*value as f64),
-            Setting::Float(value) => Value::Number(*value),
-            Setting::Floats(values) => Value::List(values.clone()),
-            Setting::Ints(values) => Value::List(values.iter().map(|v| *v as f64).collect()),
-            other => {
-                return Err(Error::failed(format!(
-                    "view `{}` can't take {other:?} as `{key}`",
-                    asked.name
-                )));
-            }
-        };
-        params.insert(key.clone(), value);
-    }
-    let (name, kind) = (asked.name.clone(), kind.to_owned());
-    Ok(ViewRequest { name, kind, revision, count: asked.copies, params })
 }
 
 /// Side of the largest crop, if there is one: what a backbone's positions are made for.
@@ -79,13 +50,28 @@ pub fn random_views(
     let mut stream = Stream::new(seed, "random-views", 0, 0);
     let mut views = Vec::with_capacity(plan.views.len());
     for request in &plan.views {
+        let view = request.resolve()?;
+        if matches!(view, View::SampleIndex) {
+            let numbers: Vec<usize> = (0..samples).collect();
+            views.push(vec![indices(&numbers)?; request.count]);
+            continue;
+        }
         let mut shape = vec![samples];
-        shape.extend(request.resolve()?.shape(content));
+        shape.extend(view.shape(content));
         let normal = Init::Normal { std: 1.0 };
         let copies = (0..request.count).map(|_| normal.tensor(&shape, &mut stream));
         views.push(copies.collect::<Result<Vec<_>>>()?);
     }
     Ok(BatchViews::recorded(views))
+}
+
+/// Numbers of samples, as `sample-index@1` gives them: u32 `[B]`.
+fn indices(samples: &[usize]) -> Result<Tensor> {
+    let numbers = samples.iter().map(|index| u32::try_from(*index)).collect::<Result<Vec<_>, _>>();
+    let numbers = numbers.map_err(|_| {
+        Error::failed("the data have more samples than `sample-index@1` can count, 2^32")
+    })?;
+    storage::tensor(numbers, samples.len())
 }
 
 /// A batch, as a method's step finds its views in it.
@@ -106,13 +92,18 @@ impl BatchViews {
         let mut arrived = std::mem::take(&mut batch.views).into_iter();
         let mut views = Vec::with_capacity(plan.views.len());
         for request in &plan.views {
+            let index = matches!(request.resolve()?, View::SampleIndex);
             let mut copies = Vec::with_capacity(request.count);
             for _ in 0..request.count {
                 let view = arrived
                     .next()
                     .filter(|view| view.name == request.name)
                     .ok_or_else(|| Error::failed(format!("a batch lacks `{}`", request.name)))?;
-                copies.push(storage::tensor(view.data, view.shape)?);
+                copies.push(if index {
+                    indices(&batch.indices)?
+                } else {
+                    storage::tensor(view.data, view.shape)?
+                });
             }
             views.push(copies);
         }
@@ -128,18 +119,52 @@ impl BatchViews {
 
 impl ViewSource for BatchViews {
     fn field(&self, view: usize, copy: usize, field: &str) -> Result<Var> {
-        if !matches!(field, "pixels" | "values") {
-            return Err(Error::failed(format!("a view has no field `{field}`"))
-                .hint("a crop has `pixels`, a vector has `values`"));
+        let copies = self.views.get(view);
+        let tensor = copies.and_then(|copies| copies.get(copy)).ok_or_else(|| {
+            let copies = copies.map_or(0, Vec::len);
+            Error::failed(format!("the view has {copies} copies, so no copy {copy}"))
+                .hint("copies count from 0")
+        })?;
+        // Pictures are `[B, C, H, W]`; vectors and numbers of samples have less.
+        let has = if tensor.rank() == 4 { "pixels" } else { "values" };
+        if field != has {
+            return Err(Error::failed(format!("the view has no field `{field}`"))
+                .hint(format!("it has `{has}`")));
         }
-        self.views
-            .get(view)
-            .and_then(|copies| copies.get(copy))
-            .map(|tensor| Var::constant(tensor.clone()))
-            .ok_or_else(|| Error::failed(format!("view {view} has no copy {copy}")))
+        Ok(Var::constant(tensor.clone()))
     }
 
     fn samples(&self) -> usize {
         self.samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Loader, LoaderOptions, OpenOptions, ViewRequest, open};
+
+    #[test]
+    fn sample_index_gives_the_numbers_of_the_samples_of_the_batch() {
+        let data = open("shapes", &OpenOptions { limit: Some(20), ..Default::default() }).unwrap();
+        let crop = ViewRequest::new("crop", "crop", 1, 1).with("size", 8.0);
+        let index = ViewRequest::new("index", "sample-index", 1, 2);
+        let plan = ViewPlan { views: vec![crop, index] };
+        let options = LoaderOptions { batch: 8, end: Some(1), ..Default::default() };
+        let content = data.content();
+        let batch = Loader::new(data, &plan, options).unwrap().next_batch().unwrap().unwrap();
+        let expected: Vec<u32> = batch.indices.iter().map(|index| *index as u32).collect();
+        let views = BatchViews::new(batch, &plan).unwrap();
+        for copy in 0..2 {
+            let values = views.field(1, copy, "values").unwrap();
+            assert_eq!(values.value().to_vec1::<u32>().unwrap(), expected);
+        }
+        assert_eq!(views.field(0, 0, "pixels").unwrap().dims(), [8, 3, 8, 8]);
+        for (view, copy, field) in [(0, 0, "values"), (1, 0, "pixels"), (1, 2, "values")] {
+            assert!(views.field(view, copy, field).is_err(), "{field} {copy} of view {view}");
+        }
+        let random = random_views(&plan, content, 3, 0).unwrap();
+        let values = random.field(1, 1, "values").unwrap();
+        assert_eq!(values.value().to_vec1::<u32>().unwrap(), [0, 1, 2]);
     }
 }

@@ -27,10 +27,10 @@ impl Head {
             "head",
             "mlp",
             &[
-                ("in", dim as i64),
-                ("hidden", hidden),
-                ("out", bottleneck),
-                ("layers", options.int("head_layers")?),
+                ("in", dim.into()),
+                ("hidden", hidden.into()),
+                ("out", bottleneck.into()),
+                ("layers", options.int("head_layers")?.into()),
             ],
         )?;
         let prototypes = options.size("prototypes")?;

@@ -46,8 +46,15 @@ impl Method for Contrast {
 
     fn build(options: Options, host: &mut Builder) -> Result<Self> {
         let backbone = host.backbone("backbone")?;
-        let (dim, width) = (backbone.fact("dim")? as i64, options.int("width")?);
-        let shape = [("in", dim), ("hidden", dim), ("out", width), ("layers", 2)];
+        let (dim, width) = (backbone.fact("dim")?, options.int("width")?);
+        let shape = [
+            ("in", dim.into()),
+            ("hidden", dim.into()),
+            ("out", width.into()),
+            ("layers", 2.into()),
+            ("activation", "relu".into()),
+            ("bias", true.into()),
+        ];
         let projection = host.module("projection", "mlp", &shape)?;
         Ok(Self { backbone, projection, temperature: options.float("temperature")? })
     }

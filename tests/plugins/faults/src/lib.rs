@@ -71,7 +71,7 @@ impl Method for Faults {
         let fault = options.choice("fault")?;
         fail("build", &fault)?;
         if fault == "build_unknown_block" {
-            host.module("head", "mpl", &[("in", 16), ("out", 16)])?;
+            host.module("head", "mpl", &[("in", 16.into()), ("out", 16.into())])?;
         }
         let (backbone, at) = (host.backbone("backbone")?, options.size("at")? as u64);
         Ok(Self { backbone, fault, at, stale: None })
