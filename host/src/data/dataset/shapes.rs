@@ -2,6 +2,8 @@
 //!
 //! The classes differ in form only. Colours of figure and ground, texture, light, size, place, tilt and
 //! noise are drawn without regard to the class, so that neighbours in pixels are rarely of one class.
+//! Grounds are of middling light: were a ground as bright or dark as it likes, its light would tell
+//! pictures apart before any form does, and methods that tell pictures apart would learn nothing else.
 //! Sample `i` of a split is a pure function of (seed, split, i).
 
 use std::f32::consts::TAU;
@@ -16,6 +18,8 @@ const SIDE: usize = 32;
 const SIDES: std::ops::RangeInclusive<usize> = 32..=224;
 const TRAIN: usize = 10_000;
 const TEST: usize = 2_000;
+/// How far a channel may lie from the grey of its light.
+const TINT: f32 = 0.25;
 
 inventory::submit! {
     Kind {
@@ -111,15 +115,19 @@ fn luma([r, g, b]: [f32; 3]) -> f32 {
     0.299 * r + 0.587 * g + 0.114 * b
 }
 
-/// Two colours that a grey picture can still tell apart.
+/// A colour around a middle grey of light `light`.
+fn tint(stream: &mut Stream, light: f32) -> [f32; 3] {
+    let tinted = [0; 3].map(|_| light + between(stream, -TINT, TINT));
+    let off = light - luma(tinted);
+    tinted.map(|channel| (channel + off).clamp(0.0, 1.0))
+}
+
+/// Colours of figure and ground: any hue, and light that tells the two apart, whichever is brighter.
 fn colours(stream: &mut Stream) -> [[f32; 3]; 2] {
-    loop {
-        let mut colour = || [0; 3].map(|_| between(stream, 0.05, 0.95));
-        let (figure, ground) = (colour(), colour());
-        if (luma(figure) - luma(ground)).abs() > 0.2 {
-            return [figure, ground];
-        }
-    }
+    let ground = between(stream, 0.4, 0.6);
+    let contrast = between(stream, 0.2, 0.38);
+    let figure = if stream.chance(0.5) { ground + contrast } else { ground - contrast };
+    [tint(stream, figure), tint(stream, ground)]
 }
 
 /// Where the figure lies: from picture coordinates to the figure's plane.
