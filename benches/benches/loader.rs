@@ -41,7 +41,7 @@ fn plan(blurred: bool) -> ViewPlan {
         crops("global", 2, 32.0, (0.4, 1.0)).with("blur", global),
         crops("local", 6, 16.0, (0.05, 0.4)).with("blur", local),
     ];
-    ViewPlan { views }
+    ViewPlan::of(views)
 }
 
 /// How long `n` batches take, none of them made ahead.

@@ -97,6 +97,18 @@ impl Stream {
             items.swap(i, self.below(i + 1));
         }
     }
+
+    /// `k` of the numbers `0..n`, each set as likely, in ascending order; all of them where `k` > `n`.
+    pub fn choose(&mut self, n: usize, k: usize) -> Vec<usize> {
+        let mut numbers: Vec<usize> = (0..n).collect();
+        let k = k.min(n);
+        for i in 0..k {
+            numbers.swap(i, i + self.below(n - i));
+        }
+        numbers.truncate(k);
+        numbers.sort_unstable();
+        numbers
+    }
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -168,6 +180,19 @@ mod tests {
         let variance = normals.iter().map(|x| x * x).sum::<f64>() / f64::from(n);
         assert!((uniform - 0.5).abs() < 0.01);
         assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn chosen_numbers_are_different_ordered_and_equally_likely() {
+        let mut stream = Stream::new(0, "choose", 0, 0);
+        let mut times = [0; 10];
+        for _ in 0..3000 {
+            let chosen = stream.choose(10, 3);
+            assert!(chosen.len() == 3 && chosen.windows(2).all(|pair| pair[0] < pair[1]));
+            chosen.iter().for_each(|i| times[*i] += 1);
+        }
+        assert!(times.iter().all(|n| (780..1020).contains(n)), "{times:?}");
+        assert_eq!(stream.choose(3, 9), [0, 1, 2]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ enum Setting {
     Int(i64),
     Float(f64),
     Floats(Vec<f64>),
+    Text(String),
 }
 
 impl ViewRequest {
@@ -42,6 +43,13 @@ impl ViewRequest {
     #[must_use]
     pub fn float(mut self, key: &'static str, value: f64) -> Self {
         self.settings.push((key, Setting::Float(value)));
+        self
+    }
+
+    /// Sets a word, such as the name of the view that a mask covers.
+    #[must_use]
+    pub fn text(mut self, key: &'static str, value: &str) -> Self {
+        self.settings.push((key, Setting::Text(value.to_owned())));
         self
     }
 
@@ -72,6 +80,7 @@ impl ViewPlan {
                 Setting::Int(value) => Value::int(*value),
                 Setting::Float(value) => Value::float(*value),
                 Setting::Floats(values) => Value::floats(values),
+                Setting::Text(value) => Value::text(value),
             };
             (*key, value)
         }));
@@ -95,7 +104,8 @@ impl View {
         self.copies
     }
 
-    /// A field of copy `index`: `pixels` `[B, C, H, W]` of a crop, `values` `[B, D]` of a vector, ...
+    /// A field of copy `index`: `pixels` `[B, C, H, W]` of a crop, `values` `[B, D]` of a vector,
+    /// `target` `[B, K]` of a mask, ...
     pub fn field(self, index: usize, field: &str) -> Tensor {
         Tensor::new(call::view(self.handle, index as u64, field))
     }

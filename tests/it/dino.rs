@@ -18,7 +18,7 @@ use pretext::random::Stream;
 use pretext::schedule::Progress;
 use pretext::state::{BufferId, ParamId, State, StepVars};
 use pretext::train::prepare::{Prepared, prepare};
-use pretext::train::views::BatchViews;
+use pretext::train::views::{BatchViews, Fields};
 use pretext_tests::reference::{Reference, difference, elements};
 use pretext_tests::{Workplace, built};
 use serde_json::Value;
@@ -73,6 +73,7 @@ inventory::submit! {
         help: "no network: the first half of a vector for a student, the second for a teacher",
         role: Role::Backbone,
         options: &[],
+        grid: None,
         build: |_, shape, mut declare: Declare<'_>| {
             let half = declare.parameter("half", &[1], ZEROS)?;
             let parameters = declare.finish();
@@ -326,7 +327,9 @@ fn batch(file: &Reference, step: usize) -> BatchViews {
     let globals = (0..2).map(|v| format!("globals.{step}.{v}"));
     let locals = (0..locals).map(|v| format!("locals.{step}.{v}"));
     let crops = globals.chain(locals).map(|name| file.tensor(&name).clone());
-    BatchViews::recorded(by_view(crops.collect()))
+    let fields =
+        |copies: Vec<Tensor>| copies.into_iter().map(|crop| Fields::one("pixels", crop)).collect();
+    BatchViews::recorded(by_view(crops.collect()).into_iter().map(fields).collect())
 }
 
 /// How the bias of queries, keys and values is called.

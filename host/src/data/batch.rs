@@ -3,19 +3,29 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::field::{Element, Field, Form, Values};
+
 /// Keeps buffers of delivered batches for the next ones, so that memory is asked for once.
 #[derive(Debug, Default)]
 pub(super) struct Pool(Mutex<Vec<Vec<f32>>>);
 
 impl Pool {
-    /// A buffer of `len` numbers, with anything in it.
-    pub(super) fn take(&self, len: usize) -> Vec<f32> {
+    /// A field of `samples` samples, with anything in it.
+    pub(super) fn field(&self, form: &Form, samples: usize) -> Field {
+        let len = samples * form.len();
+        let mut values = match form.element {
+            Element::F32 => Values::F32(self.take(len)),
+            other => Values::empty(other),
+        };
+        values.resize(len);
+        let shape = std::iter::once(samples).chain(form.shape.iter().copied()).collect();
+        Field { name: form.name, shape, values }
+    }
+
+    fn take(&self, len: usize) -> Vec<f32> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = kept.iter().position(|buffer| buffer.capacity() >= len && len > 0);
-        let mut buffer = fitting.map(|at| kept.swap_remove(at)).unwrap_or_default();
-        drop(kept);
-        buffer.resize(len, 0.0);
-        buffer
+        fitting.map(|at| kept.swap_remove(at)).unwrap_or_default()
     }
 
     fn give(&self, buffer: Vec<f32>) {
@@ -28,21 +38,35 @@ impl Pool {
     }
 }
 
+/// What is known of one sample's view besides its fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// Left, top, width and height of a crop as shares of its picture; zeros for other kinds.
+    pub part: [f32; 4],
+    /// Whether a crop was flipped.
+    pub flipped: bool,
+    /// Where in the sample the view begins, in the sample's own steps: the first sample of a sound.
+    pub start: usize,
+}
+
 /// One copy of one view, for all samples of a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ViewBatch {
     /// The name in the plan.
     pub name: String,
     /// Which copy, from 0 to the view's count.
     pub copy: usize,
-    /// `[B, 3, H, W]` for crops, `[B, D]` for vectors, `[B]` for `sample-index`.
-    pub shape: Vec<usize>,
-    /// The values, contiguous; may be taken out. Empty for `sample-index`, whose values are [`Batch::indices`].
-    pub data: Vec<f32>,
-    /// Left, top, width and height of each crop as shares of its picture; empty for other kinds.
-    pub boxes: Vec<[f32; 4]>,
-    /// Whether each crop was flipped; empty for other kinds.
-    pub flips: Vec<bool>,
+    /// Its fields.
+    pub fields: Vec<Field>,
+    /// One per sample; empty for views that are drawn for the batch.
+    pub traces: Vec<Trace>,
+}
+
+impl ViewBatch {
+    /// The field called `name`.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
 }
 
 /// A sample that couldn't be read.
@@ -95,8 +119,10 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        for view in &mut self.views {
-            self.pool.give(std::mem::take(&mut view.data));
+        for field in self.views.iter_mut().flat_map(|view| &mut view.fields) {
+            if let Values::F32(values) = &mut field.values {
+                self.pool.give(std::mem::take(values));
+            }
         }
     }
 }
@@ -108,16 +134,10 @@ mod tests {
     #[test]
     fn a_dropped_batch_gives_its_buffers_back() {
         let pool = Arc::new(Pool::default());
-        let data = pool.take(10);
-        let address = data.as_ptr();
-        let view = ViewBatch {
-            name: "v".to_owned(),
-            copy: 0,
-            shape: vec![10],
-            data,
-            boxes: Vec::new(),
-            flips: Vec::new(),
-        };
+        let form = Form::f32("values", &[5]);
+        let field = pool.field(&form, 2);
+        let address = field.values.f32().as_ptr();
+        let view = ViewBatch { name: "v".to_owned(), fields: vec![field], ..Default::default() };
         drop(Batch {
             step: 0,
             epoch: 0,
@@ -128,9 +148,9 @@ mod tests {
             wait: Duration::ZERO,
             pool: Arc::clone(&pool),
         });
-        let again = pool.take(8);
-        assert_eq!((again.as_ptr(), again.len()), (address, 8));
-        let other = pool.take(10);
-        assert_ne!(other.as_ptr(), address);
+        let again = pool.field(&Form::f32("values", &[4]), 2);
+        assert_eq!((again.values.f32().as_ptr(), again.values.len()), (address, 8));
+        let other = pool.field(&form, 2);
+        assert_ne!(other.values.f32().as_ptr(), address);
     }
 }

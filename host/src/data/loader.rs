@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Batch, BrokenSample, Pool, ViewBatch};
 use super::dataset::Dataset;
-use super::make::{Maker, Slot, slots};
+use super::field::Form;
+use super::make::{Drawn, Maker, Slots, Work};
 use super::sampler::Sampler;
-use super::view::ViewPlan;
+use super::view::{Asked, ViewPlan};
 use crate::{Error, Result};
 
 /// How a loader works.
@@ -92,7 +93,7 @@ pub struct Loader {
 #[derive(Debug)]
 struct Shared {
     dataset: Arc<dyn Dataset>,
-    slots: Vec<Slot>,
+    slots: Slots,
     sampler: Sampler,
     options: LoaderOptions,
     pool: Arc<Pool>,
@@ -122,17 +123,23 @@ struct Job {
     step: u64,
     epoch: u64,
     indices: Vec<usize>,
+    /// The fields of the samples' views.
+    forms: Vec<Vec<Form>>,
     filling: Mutex<Filling>,
 }
 
 #[derive(Debug)]
 struct Filling {
     views: Vec<ViewBatch>,
+    /// The samples that were read, in the places of those that were asked for.
+    sources: Vec<usize>,
     /// With the sample's place in the batch, so that they can be put in order.
     broken: Vec<(usize, BrokenSample)>,
     /// The error of the first place that has one.
     error: Option<(usize, Error)>,
     missing: usize,
+    /// Whether the views of the whole batch are drawn too.
+    complete: bool,
 }
 
 /// A thread that panicked inside a lock leaves data that is still whole: every lock guards plain stores.
@@ -153,7 +160,7 @@ impl Loader {
                 );
             }
         }
-        let slots = slots(plan, dataset.content())?;
+        let slots = Slots::new(plan, dataset.content())?;
         let (batch, seed) = (options.batch, options.seed);
         let sampler = Sampler::new(dataset.len(), batch, seed, options.shuffle, options.drop_last)?;
         let (open, next) = (VecDeque::new(), options.start);
@@ -217,7 +224,7 @@ impl Loader {
         loop {
             match state.open.front() {
                 None if self.shared.ended(state.next) => return None,
-                Some(job) if lock(&job.filling).missing == 0 => break,
+                Some(job) if lock(&job.filling).complete => break,
                 _ => {
                     state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -351,14 +358,16 @@ impl Shared {
         };
         let indices = self.sampler.batch(&order, batch).to_vec();
         let samples = indices.len();
-        let entry = |slot: &Slot| slot.entry(samples, self.pool.take(samples * slot.len));
+        let forms = self.slots.forms(&Asked { dataset: self.dataset.as_ref(), indices: &indices });
         let filling = Filling {
-            views: self.slots.iter().map(entry).collect(),
+            views: self.slots.entries(&forms, samples, &self.pool),
+            sources: indices.clone(),
             broken: Vec::new(),
             error: None,
             missing: samples,
+            complete: false,
         };
-        let job = Job { step, epoch, indices, filling: Mutex::new(filling) };
+        let job = Job { step, epoch, indices, forms, filling: Mutex::new(filling) };
         state.open.push_back(Arc::new(job));
         state.order = Some((epoch, order));
         state.taken = 0;
@@ -366,23 +375,30 @@ impl Shared {
         self.work.notify_all();
     }
 
-    /// Makes sample `place` of `job` and copies it to its place; says whether the batch is complete.
+    /// Makes sample `place` of `job` and copies it to its place; says whether it was the last one.
     fn fill(&self, job: &Job, place: usize, maker: &mut Maker) -> bool {
         let index = job.indices[place];
-        let made = catch_unwind(AssertUnwindSafe(|| {
-            maker.make(self.dataset.as_ref(), &self.slots, self.options.seed, job.epoch, index)
-        }));
+        let work = Work {
+            dataset: self.dataset.as_ref(),
+            slots: &self.slots,
+            forms: &job.forms,
+            seed: self.options.seed,
+            epoch: job.epoch,
+        };
+        let made = catch_unwind(AssertUnwindSafe(|| maker.make(&work, index)));
         let made = made.unwrap_or_else(|panic| {
             *maker = Maker::default();
             let name = catch_unwind(AssertUnwindSafe(|| self.dataset.name(index)));
             let name = name.unwrap_or_else(|_| index.to_string());
-            Err(Error::failed(format!("making the views of `{name}` panicked"))
-                .because(message(panic.as_ref()))
-                .hint("this is a fault of the host: please report it with the sample"))
+            Err(panicked(&format!("making the views of `{name}`"), panic.as_ref()))
         });
         let mut filling = lock(&job.filling);
         match made {
-            Ok(()) => self.store(&mut filling, place, maker),
+            Ok(()) => {
+                self.slots.store(&mut filling.views, place, maker);
+                filling.sources[place] = maker.source;
+                filling.broken.extend(maker.broken.drain(..).map(|broken| (place, broken)));
+            }
             Err(error) => {
                 if filling.error.as_ref().is_none_or(|(first, _)| place < *first) {
                     filling.error = Some((place, error));
@@ -393,19 +409,33 @@ impl Shared {
         filling.missing == 0
     }
 
-    fn store(&self, filling: &mut Filling, place: usize, maker: &mut Maker) {
-        let mut values = maker.values.as_slice();
-        for ((entry, slot), trace) in filling.views.iter_mut().zip(&self.slots).zip(&maker.traces) {
-            let (own, rest) = values.split_at(slot.len);
-            values = rest;
-            entry.data[place * slot.len..][..slot.len].copy_from_slice(own);
-            if let Some(part) = entry.boxes.get_mut(place) {
-                *part = trace.part;
-                entry.flips[place] = trace.flipped;
-            }
+    /// Draws the views of the whole batch, whose samples are all made, and calls it complete.
+    fn complete(&self, job: &Job) {
+        let mut filling = lock(&job.filling);
+        let mut views = std::mem::take(&mut filling.views);
+        let sources = std::mem::take(&mut filling.sources);
+        let whole = filling.error.is_none();
+        // Nobody else fills this batch any more, but whoever waits for it looks whether it is complete.
+        drop(filling);
+        let (seed, epoch, step) = (self.options.seed, job.epoch, job.step);
+        let drawn = Drawn { seed, epoch, step, indices: &job.indices, sources: &sources };
+        let draw = || if whole { self.slots.draw(&mut views, drawn) } else { Ok(()) };
+        let made = catch_unwind(AssertUnwindSafe(draw))
+            .unwrap_or_else(|panic| Err(panicked("drawing a batch", panic.as_ref())));
+        let mut filling = lock(&job.filling);
+        filling.views = views;
+        if let Err(error) = made {
+            filling.error = Some((0, error));
         }
-        filling.broken.extend(maker.broken.drain(..).map(|broken| (place, broken)));
+        filling.complete = true;
     }
+}
+
+/// The error for a panic within `what`.
+fn panicked(what: &str, panic: &(dyn Any + Send)) -> Error {
+    Error::failed(format!("{what} panicked"))
+        .because(message(panic))
+        .hint("this is a fault of the host: please report it with the sample")
 }
 
 /// The text of a panic.
@@ -421,6 +451,7 @@ fn work(shared: &Shared) {
     while let Some(task) = shared.task() {
         for place in task.places {
             if shared.fill(&task.job, place, &mut maker) {
+                shared.complete(&task.job);
                 // Under the lock, so that a caller between its check and its wait isn't missed.
                 let _state = lock(&shared.state);
                 shared.done.notify_all();

@@ -11,7 +11,7 @@ fn plan() -> ViewPlan {
         .with("hue", 0.1)
         .with("blur", 0.5);
     let local = ViewRequest::new("local", "crop", 1, 1).with("size", 8.0).with("scale_max", 0.4);
-    ViewPlan { views: vec![global, local, ViewRequest::new("index", "sample-index", 1, 1)] }
+    ViewPlan::of(vec![global, local, ViewRequest::new("index", "sample-index", 1, 1)])
 }
 
 fn options(workers: usize) -> LoaderOptions {
@@ -27,7 +27,8 @@ fn all(dataset: Arc<dyn Dataset>, options: LoaderOptions) -> Vec<(u64, Vec<usize
     let mut loader = Loader::new(dataset, &plan(), options).unwrap();
     let mut all = Vec::new();
     while let Some(batch) = loader.next_batch().unwrap() {
-        let values = batch.views.iter().flat_map(|view| view.data.clone()).collect();
+        let fields = batch.views.iter().flat_map(|view| &view.fields);
+        let values = fields.flat_map(|field| field.values.f32().to_vec()).collect();
         all.push((batch.step, batch.indices.clone(), values));
     }
     all
@@ -86,7 +87,7 @@ impl Dataset for Faulty {
 }
 
 fn faulty(broken: Vec<usize>, panics: Option<usize>, options: LoaderOptions) -> Loader {
-    let plan = ViewPlan { views: vec![ViewRequest::new("v", "vector", 1, 1)] };
+    let plan = ViewPlan::of(vec![ViewRequest::new("v", "vector", 1, 1)]);
     Loader::new(Arc::new(Faulty { broken, panics }), &plan, options).unwrap()
 }
 
@@ -119,13 +120,14 @@ fn a_batch_has_shapes_boxes_and_labels_only_if_asked() {
     let labelled = LoaderOptions { labels: true, ..options(2) };
     let mut loader = Loader::new(shapes(20), &plan(), labelled).unwrap();
     let batch = loader.next_batch().unwrap().unwrap();
-    let shapes_of: Vec<_> = batch.views.iter().map(|view| view.shape.clone()).collect();
+    let shapes_of: Vec<_> = batch.views.iter().map(|view| view.fields[0].shape.clone()).collect();
     let (global, local) = (vec![8, 3, 16, 16], vec![8, 3, 8, 8]);
     assert_eq!(shapes_of, [global.clone(), global, local, vec![8]]);
-    assert_eq!((batch.views[0].data.len(), batch.views[3].data.len()), (8 * 3 * 256, 0));
+    let lens = [0, 3].map(|view: usize| batch.views[view].fields[0].values.len());
+    assert_eq!(lens, [8 * 3 * 256, 8]);
     assert_eq!(batch.named("global").map(|view| view.copy).collect::<Vec<_>>(), [0, 1]);
-    assert!(batch.views[2].boxes.iter().all(|b| b[2] > 0.0 && b[0] + b[2] <= 1.0));
-    assert_eq!((batch.views[0].flips.len(), batch.views[3].boxes.len()), (8, 0));
+    assert!(batch.views[2].traces.iter().all(|t| t.part[2] > 0.0 && t.part[0] + t.part[2] <= 1.0));
+    assert_eq!((batch.views[0].traces.len(), batch.views[3].traces.len()), (8, 0));
     let expected = batch.indices.iter().map(|index| shapes(20).label(*index)).collect::<Vec<_>>();
     assert_eq!(batch.labels.as_ref().unwrap(), &expected);
     let mut plain = Loader::new(shapes(20), &plan(), options(2)).unwrap();
@@ -137,7 +139,7 @@ fn a_broken_sample_is_replaced_by_the_next_good_one_and_named_once() {
     let two_epochs = LoaderOptions { end: Some(20), ..in_order() };
     let mut loader = faulty(vec![5, 6], None, two_epochs);
     let batch = loader.next_batch().unwrap().unwrap();
-    assert_eq!(batch.views[0].data[4..8], [4.0, 7.0, 7.0, 7.0]);
+    assert_eq!(batch.views[0].fields[0].values.f32()[4..8], [4.0, 7.0, 7.0, 7.0]);
     assert_eq!(batch.indices[5], 5);
     let names: Vec<_> = batch.broken.iter().map(|broken| broken.name.as_str()).collect();
     assert_eq!(names, ["sample-5", "sample-6"]);
@@ -194,6 +196,6 @@ fn options_and_plans_that_can_not_be_are_refused() {
     let refused = |plan: &ViewPlan, options| Loader::new(shapes(20), plan, options).is_err();
     assert!(refused(&plan(), LoaderOptions { workers: 0, ..options(1) }));
     assert!(refused(&plan(), LoaderOptions { batch: 21, ..options(1) }));
-    let vectors = ViewPlan { views: vec![ViewRequest::new("v", "vector", 1, 1)] };
+    let vectors = ViewPlan::of(vec![ViewRequest::new("v", "vector", 1, 1)]);
     assert!(refused(&vectors, options(1)));
 }

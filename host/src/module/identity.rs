@@ -44,6 +44,7 @@ inventory::submit! {
         help: "no network: vectors pass as they are",
         role: Role::Backbone,
         options: &[],
+        grid: None,
         build: |_, shape, _| match shape {
             &[dim] => Ok(Rc::new(Identity { dim })),
             _ => Err(Error::asked_wrongly("the backbone `identity` takes vectors, not images")

@@ -111,6 +111,7 @@ inventory::submit! {
                 help: "whether it adds a bias",
             },
         ],
+        grid: None,
         build: |options, _, mut declare| {
             let sizes = (options.required("in")?, options.required("out")?);
             let linear = Linear::declare(&mut declare, "", sizes, options.flag("bias"))?;

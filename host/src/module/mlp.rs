@@ -118,6 +118,7 @@ inventory::submit! {
                 help: "whether the layers add biases",
             },
         ],
+        grid: None,
         build: |options, _, declare| Ok(Rc::new(Mlp::build(options, declare)?)),
     }
 }

@@ -73,6 +73,12 @@ pub struct OptionDef {
 /// Declares a module's parameters for data of a shape.
 pub type Build = fn(&Options, &[usize], Declare<'_>) -> Result<Rc<dyn Module>>;
 
+/// The tokens that a backbone makes of data of a shape: `[H / p, W / p]` of `[C, H, W]`, `[F]` of `[T]`.
+pub type GridOf = fn(&Options, &[usize]) -> Result<Vec<usize>>;
+
+/// A [`GridOf`] with its options.
+pub type Tokens = Box<dyn Fn(&[usize]) -> Result<Vec<usize>> + Send + Sync>;
+
 /// A kind of module.
 #[derive(Debug)]
 pub struct ModuleDef {
@@ -87,6 +93,8 @@ pub struct ModuleDef {
     /// Declares its parameters for data of the given shape: `[C, H, W]` of an image, `[D]` of a vector,
     /// empty for blocks.
     pub build: Build,
+    /// The tokens that a backbone makes of its input, where it cuts it into tokens: what masks cover.
+    pub grid: Option<GridOf>,
 }
 
 inventory::collect!(ModuleDef);
@@ -137,6 +145,17 @@ pub fn build_block(
 /// When there is no such kind.
 pub fn backbone_options(kind: &str) -> Result<Vec<OptionSpec>> {
     Ok(find(Role::Backbone, kind)?.options.iter().map(OptionDef::spec).collect())
+}
+
+/// From the shape of an input to the tokens that the backbone `kind` with `options` makes of it; none
+/// where it makes no tokens.
+///
+/// # Errors
+/// When there is no such kind, or an option is unknown or out of range.
+pub fn backbone_grid(kind: &str, options: &BTreeMap<String, Value>) -> Result<Option<Tokens>> {
+    let def = find(Role::Backbone, kind)?;
+    let options = Options::new(def, options)?;
+    Ok(def.grid.map(|grid| -> Tokens { Box::new(move |shape| grid(&options, shape)) }))
 }
 
 impl OptionDef {

@@ -311,6 +311,7 @@ inventory::submit! {
                 help: "whether a layer norm follows the last block",
             },
         ],
+        grid: None,
         build: |options, _, declare| Ok(Rc::new(Transformer::build(options, declare)?)),
     }
 }

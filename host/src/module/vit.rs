@@ -104,6 +104,13 @@ fn check(options: &Options, image: &[usize], shape: &Shape) -> Result<[usize; 3]
     Ok([channels, height, width])
 }
 
+/// Rows and columns of patches.
+fn grid(options: &Options, image: &[usize]) -> Result<Vec<usize>> {
+    let [_, height, width] = check(options, image, &shape_of(options))?;
+    let patch = options.required("patch")?;
+    Ok(vec![height / patch, width / patch])
+}
+
 impl Vit {
     fn build(options: &Options, image: &[usize], mut d: Declare<'_>) -> Result<Self> {
         let shape = shape_of(options);
@@ -341,6 +348,7 @@ inventory::submit! {
                 help: "where layer scales start; 0 for none",
             },
         ],
+        grid: Some(grid),
         build: |options, shape, declare| Ok(Rc::new(Vit::build(options, shape, declare)?)),
     }
 }

@@ -23,7 +23,7 @@ impl AskedView {
     /// The same for the loader. Whether it is offered is the loader's to say.
     ///
     /// # Errors
-    /// When the kind has no revision, or a setting is neither a number nor a list of them.
+    /// When the kind has no revision, or a setting is a handle.
     pub fn request(&self) -> Result<ViewRequest> {
         let refuse = || {
             Error::failed(format!("`{}` is no kind of view with a revision", self.kind))
@@ -38,10 +38,11 @@ impl AskedView {
                 Setting::Float(value) => Value::Number(*value),
                 Setting::Floats(values) => Value::List(values.clone()),
                 Setting::Ints(values) => Value::List(values.iter().map(|v| *v as f64).collect()),
-                Setting::Text(_) | Setting::Handle(_) => {
+                Setting::Text(text) => Value::Text(text.clone()),
+                Setting::Handle(_) => {
                     let name = &self.name;
                     return Err(Error::failed(format!(
-                        "`{key}` of the view `{name}` is no number"
+                        "`{key}` of the view `{name}` is neither a number nor a text"
                     )));
                 }
             };

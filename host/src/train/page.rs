@@ -132,10 +132,12 @@ fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
     };
     let mut loader = Loader::new(prepared.data.clone(), &prepared.plan, options)?;
     let Some(batch) = loader.next_batch()? else { return Ok(ViewSheet::default()) };
-    let crops: Vec<_> = batch.views.iter().filter(|view| view.shape.len() == 4).collect();
-    let names = crops.iter().map(|view| view.name.clone()).collect();
+    let crops: Vec<_> =
+        batch.views.iter().filter_map(|view| Some((&view.name, view.field("pixels")?))).collect();
+    let names = crops.iter().map(|(name, _)| (*name).clone()).collect();
     let picture = |sample: usize| {
-        crops.iter().map(|view| picture(&view.data, &view.shape, sample)).collect::<Vec<_>>()
+        let pictures = crops.iter().map(|(_, f)| picture(f.values.f32(), &f.shape, sample));
+        pictures.collect::<Vec<_>>()
     };
     Ok(ViewSheet { names, samples: (0..batch.len()).map(picture).collect() })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::optimizer::{Clip, Optimizer, Rule};
 use super::step::{Learner, Rules, Trainer};
-use super::views::{BatchViews, largest_crop, plan, random_views};
+use super::views::{BatchViews, largest_input, plan, random_views};
 use crate::config::{ClipMode, OptimizerKind, Recipe, Train};
 use crate::data::dataset::{Content, Dataset, OpenOptions, Split, open};
 use crate::data::view::ViewPlan;
@@ -58,18 +58,21 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     let test = if recipe.data.test_source.is_empty() { test.ok() } else { Some(test?) };
     let table = load::open(&plugin.path, &recipe.method)?;
     let mut session = Session::open(&recipe.method, table, recipe.options.clone())?;
-    let plan = plan(&session.views())?;
-    let side = largest_crop(&plan)?.unwrap_or(0);
-    let shape = match data.content() {
-        Content::Vectors { dim } => vec![dim],
-        Content::Images => vec![3, side, side],
+    let backbone_options = recipe.backbone.options.to_map();
+    let plan = plan(&session.views(), &recipe.backbone.kind, &backbone_options)?;
+    crate::data::check(&plan, data.content())?;
+    let shape = match (largest_input(&plan, data.content())?, data.content()) {
+        (Some(shape), _) => shape,
+        (None, Content::Vectors { dim }) => vec![dim],
+        (None, Content::Images) => vec![3, 0, 0],
     };
+    let side = if let &[_, _, side] = shape.as_slice() { side } else { 0 };
     let building = Building {
         state: State::new(recipe.seed),
         averages: Vec::new(),
         shape,
         backbone: recipe.backbone.kind.clone(),
-        backbone_options: recipe.backbone.options.to_map(),
+        backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
     exempt_vectors(&mut state);

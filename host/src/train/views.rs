@@ -1,84 +1,97 @@
 //! Between a method's views and the loader's: what was asked for, and the batch that arrived.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 
 use crate::data::batch::Batch;
 use crate::data::dataset::Content;
-use crate::data::view::{View, ViewPlan};
+use crate::data::field::{Form, Values};
+use crate::data::view::{Grid, View, ViewPlan};
 use crate::engine::{Var, storage};
+use crate::module::registry;
 use crate::plugin::{AskedView, ViewSource};
-use crate::random::Stream;
-use crate::state::Init;
 use crate::{Error, Result};
 
-/// The loader's plan for the views that a method asked for.
+/// The loader's plan for the views that a method asked for; masks cover the tokens that the backbone
+/// `kind` with `options` makes of a view.
 ///
 /// # Errors
-/// When a view's kind or a setting is not offered.
-pub fn plan(asked: &[AskedView]) -> Result<ViewPlan> {
+/// When a view's kind or a setting is not offered, or there is no such backbone.
+pub fn plan(
+    asked: &[AskedView],
+    kind: &str,
+    options: &BTreeMap<String, toml::Value>,
+) -> Result<ViewPlan> {
     let views = asked.iter().map(AskedView::request).collect::<Result<Vec<_>>>()?;
     for view in &views {
         view.resolve()?;
     }
-    Ok(ViewPlan { views })
+    let tokens = registry::backbone_grid(kind, options)?;
+    Ok(ViewPlan { views, grid: tokens.map(Grid::new).unwrap_or_default() })
 }
 
-/// Side of the largest crop, if there is one: what a backbone's positions are made for.
+/// Shape of one sample of the largest view that a backbone takes, if there is one: what its positions
+/// are made for.
 ///
 /// # Errors
-/// As [`plan`].
-pub fn largest_crop(plan: &ViewPlan) -> Result<Option<usize>> {
-    let mut largest = None;
-    for view in &plan.views {
-        if let View::Crop(crop) = view.resolve()? {
-            largest = largest.max(Some(crop.size));
+/// As [`plan`], or when a view can't be made of data of `content`.
+pub fn largest_input(plan: &ViewPlan, content: Content) -> Result<Option<Vec<usize>>> {
+    let mut largest: Option<Form> = None;
+    for request in &plan.views {
+        if let View::Sample(view) = request.resolve()? {
+            let form = view.forms(content, &request.name)?.into_iter().next();
+            largest = form.into_iter().chain(largest).max_by_key(Form::len);
         }
     }
-    Ok(largest)
+    Ok(largest.map(|form| form.shape))
 }
 
 /// Views of `samples` samples with normal numbers in them, for timing and planning.
 ///
 /// # Errors
-/// As [`plan`].
+/// As [`plan`], or when the plan doesn't fit data of `content`.
 pub fn random_views(
     plan: &ViewPlan,
     content: Content,
     samples: usize,
     seed: u64,
 ) -> Result<BatchViews> {
-    let mut stream = Stream::new(seed, "random-views", 0, 0);
-    let mut views = Vec::with_capacity(plan.views.len());
-    for request in &plan.views {
-        let view = request.resolve()?;
-        if matches!(view, View::SampleIndex) {
-            let numbers: Vec<usize> = (0..samples).collect();
-            views.push(vec![indices(&numbers)?; request.count]);
-            continue;
-        }
-        let mut shape = vec![samples];
-        shape.extend(view.shape(content));
-        let normal = Init::Normal { std: 1.0 };
-        let copies = (0..request.count).map(|_| normal.tensor(&shape, &mut stream));
-        views.push(copies.collect::<Result<Vec<_>>>()?);
-    }
-    Ok(BatchViews::recorded(views))
+    BatchViews::new(crate::data::rehearse(plan, content, samples, seed)?, plan)
 }
 
-/// Numbers of samples, as `sample-index@1` gives them: u32 `[B]`.
-fn indices(samples: &[usize]) -> Result<Tensor> {
-    let numbers = samples.iter().map(|index| u32::try_from(*index)).collect::<Result<Vec<_>, _>>();
-    let numbers = numbers.map_err(|_| {
-        Error::failed("the data have more samples than `sample-index@1` can count, 2^32")
-    })?;
-    storage::tensor(numbers, samples.len())
+/// The fields of one copy of a view, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<(String, Tensor)>);
+
+impl Fields {
+    /// A view's only field.
+    pub fn one(name: &str, tensor: Tensor) -> Self {
+        Self::default().with(name, tensor)
+    }
+
+    /// With one more field, `[B, ...]`.
+    #[must_use]
+    pub fn with(mut self, name: &str, tensor: Tensor) -> Self {
+        self.0.push((name.to_owned(), tensor));
+        self
+    }
+
+    /// The field called `name`.
+    fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor)
+    }
+
+    fn names(&self) -> String {
+        self.0.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A batch, as a method's step finds its views in it.
 #[derive(Clone, Debug)]
 pub struct BatchViews {
     /// By view and copy, in the order of the plan.
-    views: Vec<Vec<Tensor>>,
+    views: Vec<Vec<Fields>>,
     samples: usize,
 }
 
@@ -92,18 +105,17 @@ impl BatchViews {
         let mut arrived = std::mem::take(&mut batch.views).into_iter();
         let mut views = Vec::with_capacity(plan.views.len());
         for request in &plan.views {
-            let index = matches!(request.resolve()?, View::SampleIndex);
             let mut copies = Vec::with_capacity(request.count);
             for _ in 0..request.count {
                 let view = arrived
                     .next()
                     .filter(|view| view.name == request.name)
                     .ok_or_else(|| Error::failed(format!("a batch lacks `{}`", request.name)))?;
-                copies.push(if index {
-                    indices(&batch.indices)?
-                } else {
-                    storage::tensor(view.data, view.shape)?
-                });
+                let mut fields = Fields::default();
+                for field in view.fields {
+                    fields.0.push((field.name.to_owned(), tensor(field.values, field.shape)?));
+                }
+                copies.push(fields);
             }
             views.push(copies);
         }
@@ -111,26 +123,43 @@ impl BatchViews {
     }
 
     /// Views given as tensors, `[B, ...]` each, by view and copy: for recorded batches.
-    pub fn recorded(views: Vec<Vec<Tensor>>) -> Self {
-        let samples = views.iter().flatten().next().map_or(0, |view| view.dims()[0]);
+    pub fn recorded(views: Vec<Vec<Fields>>) -> Self {
+        let mut fields = views.iter().flatten().flat_map(|fields| &fields.0);
+        let samples = fields.next().map_or(0, |(_, tensor)| tensor.dims()[0]);
         Self { views, samples }
+    }
+
+    /// Every field with its view, copy and name.
+    pub fn fields(&self) -> impl Iterator<Item = (usize, usize, &str, &Tensor)> {
+        self.views.iter().enumerate().flat_map(|(view, copies)| {
+            copies.iter().enumerate().flat_map(move |(copy, fields)| {
+                fields.0.iter().map(move |(name, tensor)| (view, copy, name.as_str(), tensor))
+            })
+        })
+    }
+}
+
+/// A tensor of a field's numbers, without a copy.
+fn tensor(values: Values, shape: Vec<usize>) -> Result<Tensor> {
+    match values {
+        Values::F32(values) => storage::tensor(values, shape),
+        Values::U32(values) => storage::tensor(values, shape),
+        Values::U8(values) => storage::tensor(values, shape),
     }
 }
 
 impl ViewSource for BatchViews {
     fn field(&self, view: usize, copy: usize, field: &str) -> Result<Var> {
         let copies = self.views.get(view);
-        let tensor = copies.and_then(|copies| copies.get(copy)).ok_or_else(|| {
+        let fields = copies.and_then(|copies| copies.get(copy)).ok_or_else(|| {
             let copies = copies.map_or(0, Vec::len);
             Error::failed(format!("the view has {copies} copies, so no copy {copy}"))
                 .hint("copies count from 0")
         })?;
-        // Pictures are `[B, C, H, W]`; vectors and numbers of samples have less.
-        let has = if tensor.rank() == 4 { "pixels" } else { "values" };
-        if field != has {
-            return Err(Error::failed(format!("the view has no field `{field}`"))
-                .hint(format!("it has `{has}`")));
-        }
+        let tensor = fields.get(field).ok_or_else(|| {
+            Error::failed(format!("the view has no field `{field}`"))
+                .hint(format!("it has {}", fields.names()))
+        })?;
         Ok(Var::constant(tensor.clone()))
     }
 
@@ -149,7 +178,7 @@ mod tests {
         let data = open("shapes", &OpenOptions { limit: Some(20), ..Default::default() }).unwrap();
         let crop = ViewRequest::new("crop", "crop", 1, 1).with("size", 8.0);
         let index = ViewRequest::new("index", "sample-index", 1, 2);
-        let plan = ViewPlan { views: vec![crop, index] };
+        let plan = ViewPlan::of(vec![crop, index]);
         let options = LoaderOptions { batch: 8, end: Some(1), ..Default::default() };
         let content = data.content();
         let batch = Loader::new(data, &plan, options).unwrap().next_batch().unwrap().unwrap();
@@ -163,8 +192,20 @@ mod tests {
         for (view, copy, field) in [(0, 0, "values"), (1, 0, "pixels"), (1, 2, "values")] {
             assert!(views.field(view, copy, field).is_err(), "{field} {copy} of view {view}");
         }
+        let error = views.field(0, 0, "values").unwrap_err();
+        assert_eq!(error.hint_text(), Some("it has `pixels`"));
         let random = random_views(&plan, content, 3, 0).unwrap();
         let values = random.field(1, 1, "values").unwrap();
         assert_eq!(values.value().to_vec1::<u32>().unwrap(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn the_largest_view_says_what_a_backbone_is_built_for() {
+        let crop = |name, size| ViewRequest::new(name, "crop", 1, 1).with("size", size);
+        let plan = ViewPlan::of(vec![crop("a", 8.0), crop("b", 24.0), crop("c", 16.0)]);
+        assert_eq!(largest_input(&plan, Content::Images).unwrap(), Some(vec![3, 24, 24]));
+        assert!(largest_input(&plan, Content::Vectors { dim: 3 }).is_err());
+        let index = ViewPlan::of(vec![ViewRequest::new("i", "sample-index", 1, 1)]);
+        assert_eq!(largest_input(&index, Content::Images).unwrap(), None);
     }
 }

@@ -143,7 +143,7 @@ mod tests {
         let view = ViewRequest::new("g", "crop", 1, 1).with("size", 16.0).with("scale_min", 1.0);
         let options =
             LoaderOptions { batch: 3, end: Some(1), shuffle: false, ..Default::default() };
-        let mut loader = Loader::new(data, &ViewPlan { views: vec![view] }, options).unwrap();
+        let mut loader = Loader::new(data, &ViewPlan::of(vec![view]), options).unwrap();
         let batch = loader.next_batch().unwrap().unwrap();
         assert!(batch.broken.len() == 1 && batch.broken[0].name.ends_with("b.jpg"));
         assert_eq!(batch.broken[0].reason, "the JPEG is truncated");
