@@ -13,6 +13,8 @@ mod dino;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod jepa;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod optim;

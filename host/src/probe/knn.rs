@@ -48,6 +48,16 @@ impl<'a> Labelled<'a> {
         }
         Ok(Self { features, labels })
     }
+
+    /// `[N, D]`.
+    pub fn features(&self) -> Features<'a> {
+        self.features
+    }
+
+    /// `[N]`.
+    pub fn labels(&self) -> &'a [u32] {
+        self.labels
+    }
 }
 
 /// A sample of the bank near a query.
@@ -103,7 +113,8 @@ impl Knn {
     }
 }
 
-fn share_equal(said: &[u32], labels: &[u32]) -> f64 {
+/// The share of `said` that equals `labels`.
+pub(super) fn share_equal(said: &[u32], labels: &[u32]) -> f64 {
     let right = said.iter().zip(labels).filter(|(said, label)| said == label).count();
     right as f64 / labels.len() as f64
 }

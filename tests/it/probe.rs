@@ -1,0 +1,46 @@
+//! The linear probe against scikit-learn's logistic regression (`tests/reference/probe`).
+
+use candle_core::Tensor;
+use pretext::metric::Features;
+use pretext::probe::Labelled;
+use pretext::probe::linear::{Fit, probe};
+use pretext_tests::reference::{Reference, elements};
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn classes(tensor: &Tensor) -> Vec<u32> {
+    tensor.to_vec1().unwrap()
+}
+
+#[test]
+fn a_fit_has_the_weights_and_the_answers_of_scikit_learn() {
+    let file = Reference::open("probe/linear.safetensors");
+    for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
+        let at = |what: &str| file.tensor(&format!("c{c}.{what}"));
+        let width = at("bank").dims()[1];
+        let (bank, queries) = (floats(at("bank")), floats(at("queries")));
+        let (labels, answers) = (classes(at("labels")), classes(at("answers")));
+        let bank = Labelled::new(Features::new(&bank, width).unwrap(), &labels).unwrap();
+        let queries = Labelled::new(Features::new(&queries, width).unwrap(), &answers).unwrap();
+        let fit = Fit::new(bank, case["strength"].as_f64().unwrap(), None);
+        let (weight, bias) = fit.weights();
+        // Weights are of about size 1; the gradient at which the search ends leaves this much.
+        for (got, want) in weight.iter().zip(elements(at("weight"))) {
+            assert!((got - want).abs() < 0.02, "case {c}: {got} {want}");
+        }
+        let mean = bias.iter().sum::<f64>() / bias.len() as f64;
+        for (got, want) in bias.iter().zip(elements(at("bias"))) {
+            assert!((got - mean - want).abs() < 0.02, "case {c}: {got} {want}");
+        }
+        let said = fit.classify(queries.features());
+        let differ = said.iter().zip(classes(at("said"))).filter(|(a, b)| *a != b).count();
+        assert!(differ <= 1, "case {c}: {differ} other answers");
+        let accuracy = case["accuracy"].as_f64().unwrap();
+        assert!((fit.accuracy(queries) - accuracy).abs() < 0.004, "case {c}");
+        // The probe chooses a strength by itself, which does about as well as the better of those stored.
+        let chosen = probe(bank, queries).unwrap();
+        assert!(chosen.accuracy > accuracy - 0.02, "case {c}: {chosen:?}");
+    }
+}
