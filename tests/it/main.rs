@@ -21,6 +21,8 @@ mod optim;
 #[cfg(test)]
 mod outside;
 #[cfg(test)]
+mod probe;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod resume;

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::train::again::{Again, again};
 use crate::train::evaluate::Figures;
 
-/// Ask a run's backbone: nearest neighbours, rank and spread, beside the untrained one and raw inputs
+/// Ask a run's backbone: nearest neighbours, linear probe, rank and spread, beside the untrained one and raw inputs
 #[derive(Args, Debug)]
 pub(super) struct Probe {
     /// The run's folder
@@ -40,17 +40,20 @@ impl Probe {
             return say_json(&json!({
                 "run": self.run, "step": again.step, "k": asked.recipe.probe.k,
                 "bank": again.evaluation.bank.len(), "queries": again.evaluation.queries.len(),
-                "knn_raw": again.baselines.raw, "figures": figures,
+                "knn_raw": again.baselines.raw, "linear_raw": again.baselines.raw_linear,
+                "figures": figures,
             }));
         }
-        let mut lines = vec![["backbone", "kNN", "rank", "spread"].map(str::to_owned).to_vec()];
+        let mut lines =
+            vec![["backbone", "kNN", "linear", "rank", "spread"].map(str::to_owned).to_vec()];
         for (name, figures) in &rows {
-            let knn = figures.knn.map_or_else(|| "-".to_owned(), percent);
             let (rank, spread) = (format!("{:.1}", figures.rank), format!("{:.3}", figures.spread));
-            lines.push(vec![name.clone(), knn, rank, spread]);
+            lines.push(vec![name.clone(), share(figures.knn), share(figures.linear), rank, spread]);
         }
-        if let Some(raw) = again.baselines.raw {
-            lines.push(vec!["raw input".to_owned(), percent(raw), "-".to_owned(), "-".to_owned()]);
+        let (raw, linear) = (again.baselines.raw, again.baselines.raw_linear);
+        if raw.is_some() {
+            let none = || "-".to_owned();
+            lines.push(vec!["raw input".to_owned(), share(raw), share(linear), none(), none()]);
         }
         say(table(&lines, colour_on_stdout()))?;
         say(format!(
@@ -71,7 +74,7 @@ fn rows(again: &Again) -> Result<Vec<(String, Figures)>> {
         [("teacher", session.teacher_backbone()), ("student", session.backbone())]
     {
         if let Some(backbone) = backbone {
-            let answer = again.evaluation.ask(&backbone, &again.prepared.trainer.state)?;
+            let answer = again.evaluation.ask_fully(&backbone, &again.prepared.trainer.state)?;
             rows.push((name.to_owned(), answer.figures));
         }
     }
@@ -80,9 +83,12 @@ fn rows(again: &Again) -> Result<Vec<(String, Figures)>> {
 }
 
 fn object(figures: &Figures) -> Value {
-    json!({ "knn": figures.knn, "rank": figures.rank, "spread": figures.spread })
+    json!({
+        "knn": figures.knn, "linear": figures.linear,
+        "rank": figures.rank, "spread": figures.spread,
+    })
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
+fn share(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }

@@ -34,7 +34,7 @@ pub struct Recipe {
     pub backbone: Backbone,
     /// How it is trained.
     pub train: Train,
-    /// The kNN probe.
+    /// The probes.
     pub probe: Probe,
     /// The method's options, all of them, in the order of its table.
     pub options: Values,
@@ -183,6 +183,8 @@ pub struct Probe {
     pub k: usize,
     /// A vote weighs exp(cosine / temperature).
     pub temperature: f64,
+    /// Whether a logistic regression is asked too, at the start and the end.
+    pub linear: bool,
 }
 
 impl Recipe {

@@ -67,6 +67,10 @@ const fn float(name: &'static str, default: &'static str, min: f64, advice: &'st
     Key { min: Some(min), ..key(name, Kind::Float, default, advice) }
 }
 
+const fn flag(name: &'static str, default: &'static str, advice: &'static str) -> Key {
+    Key { kind: Kind::Bool, ..text(name, default, advice) }
+}
+
 const fn text(name: &'static str, default: &'static str, advice: &'static str) -> Key {
     key(name, Kind::Text, default, advice)
 }
@@ -91,7 +95,11 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "data", about: "what is trained on, and what probes ask about", keys: DATA },
     Section { name: "backbone", about: "the network that is kept", keys: BACKBONE },
     Section { name: "train", about: "how long, in which steps, with which optimiser", keys: TRAIN },
-    Section { name: "probe", about: "the kNN probe on frozen features", keys: PROBE },
+    Section {
+        name: "probe",
+        about: "probes of frozen features: nearest neighbours and a logistic regression",
+        keys: PROBE,
+    },
     Section { name: "options", about: "the method's own options", keys: &[] },
 ];
 
@@ -188,6 +196,7 @@ const PROBE: &[Key] = &[
     int("queries", "2000", 1.0, "test samples that are asked about"),
     int("k", "20", 1.0, "neighbours that vote"),
     float("temperature", "0.07", 1e-6, "a vote weighs exp(cosine / temperature)"),
+    flag("linear", "true", "a logistic regression is asked too, at the start and the end"),
 ];
 
 #[cfg(test)]

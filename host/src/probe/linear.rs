@@ -23,6 +23,9 @@ const LIMITS: Limits = Limits { iterations: 200, gradient: 1e-5 };
 /// Strengths in a row that do no better before the weaker ones are left out: they take longest.
 const PATIENCE: usize = 2;
 
+/// Samples that a probe needs at least to learn from.
+pub const LEAST: usize = 2 * HELD_OUT;
+
 /// What the probe said.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearAnswer {
@@ -37,7 +40,7 @@ pub struct LinearAnswer {
 /// # Errors
 /// When there is no query, fewer than ten samples of the bank, or their widths differ.
 pub fn probe(bank: Labelled<'_>, queries: Labelled<'_>) -> Result<LinearAnswer> {
-    if bank.labels().len() < 2 * HELD_OUT || queries.labels().is_empty() {
+    if bank.labels().len() < LEAST || queries.labels().is_empty() {
         return Err(Error::failed("a linear probe needs ten samples to learn from and one query"));
     }
     if bank.features().width() != queries.features().width() {

@@ -2,7 +2,7 @@
 
 use super::charts::{Chart, Unit, line};
 use super::text::{add, duration, escape, number, percent, words};
-use super::{KnnFigures, ReportInput};
+use super::{ProbeFigures, ReportInput};
 use crate::metric;
 use crate::run::Record;
 
@@ -10,7 +10,7 @@ use crate::run::Record;
 const PLACES: [&str; 2] = ["step", "epoch"];
 const LOSS: &str = "loss";
 /// Keys that start so are shares of right answers.
-const PROBE: &str = "knn";
+const PROBES: [&str; 2] = ["knn", "linear"];
 
 /// One number in large type.
 struct Card {
@@ -36,11 +36,12 @@ pub(super) fn cards(input: &ReportInput) -> String {
 fn list(input: &ReportInput) -> Vec<Card> {
     let mut cards = Vec::new();
     let mut add = |name, value, note| cards.push(Card { name, value, note });
-    if let Some(knn) = input.knn {
-        let note = knn.untrained.map_or_else(String::new, |before| {
-            format!("{:+.1} points over the untrained network", 100.0 * (knn.trained - before))
+    for (name, probe) in [("Nearest neighbours", input.knn), ("Linear probe", input.linear)] {
+        let Some(probe) = probe else { continue };
+        let note = probe.untrained.map_or_else(String::new, |before| {
+            format!("{:+.1} points over the untrained network", 100.0 * (probe.trained - before))
         });
-        add("Nearest neighbours", percent(knn.trained), note);
+        add(name, percent(probe.trained), note);
     }
     if let Some((rank, width)) = input.rank {
         add("Rank", number(rank), format!("RankMe: dimensions in use, of {width}"));
@@ -62,9 +63,15 @@ fn list(input: &ReportInput) -> Vec<Card> {
     cards
 }
 
-/// The probe's figures side by side, and in a sentence; empty without a probe.
-pub(super) fn probe(knn: Option<KnnFigures>) -> String {
-    let Some(knn) = knn else { return String::new() };
+/// The probes' figures side by side, each with a sentence; empty without a probe.
+pub(super) fn probes(input: &ReportInput) -> String {
+    let neighbours = "The nearest neighbours of a test image tell its class";
+    let linear = "A logistic regression tells the class of a test image";
+    probe(neighbours, input.knn) + &probe(linear, input.linear)
+}
+
+fn probe(told: &str, figures: Option<ProbeFigures>) -> String {
+    let Some(knn) = figures else { return String::new() };
     let bars = [
         ("trained", Some(knn.trained)),
         ("untrained network", knn.untrained),
@@ -73,7 +80,7 @@ pub(super) fn probe(knn: Option<KnnFigures>) -> String {
     ];
     let known: Vec<_> = bars.into_iter().filter_map(|(name, v)| Some((name, v?))).collect();
     let highest = known.iter().fold(f64::MIN_POSITIVE, |high, (_, value)| high.max(*value));
-    let mut out = format!("<p class=\"lead\">{}</p><div class=\"bars\">", sentence(knn));
+    let mut out = format!("<p class=\"lead\">{}</p><div class=\"bars\">", sentence(told, knn));
     for (i, (name, value)) in known.iter().enumerate() {
         let (class, width) = (if i == 0 { "best" } else { "" }, 100.0 * value / highest);
         add(
@@ -89,15 +96,13 @@ pub(super) fn probe(knn: Option<KnnFigures>) -> String {
     out
 }
 
-fn sentence(knn: KnnFigures) -> String {
+fn sentence(told: &str, knn: ProbeFigures) -> String {
     let mut others = Vec::new();
     for (name, value) in [("the untrained network's", knn.untrained), ("raw pixels", knn.pixels)] {
         others.extend(value.map(|value| format!("{name} for {}", percent(value))));
     }
-    let start = format!(
-        "The nearest neighbours of a test image tell its class for <b>{}</b> of them by the trained features",
-        percent(knn.trained)
-    );
+    let start =
+        format!("{told} for <b>{}</b> of them by the trained features", percent(knn.trained));
     if others.is_empty() {
         format!("{start}.")
     } else {
@@ -141,8 +146,9 @@ fn grid(input: &ReportInput, keys: &[String]) -> String {
 
 fn small(input: &ReportInput, key: &str) -> String {
     let points = series(&input.metrics, key);
-    let is_probe = key.starts_with(PROBE);
-    let references = match input.knn.filter(|_| is_probe) {
+    let is_probe = PROBES.iter().any(|probe| key.starts_with(probe));
+    let figures = if key.starts_with("linear") { input.linear } else { input.knn };
+    let references = match figures.filter(|_| is_probe) {
         Some(knn) => [("untrained", knn.untrained), ("raw pixels", knn.pixels)]
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
@@ -223,7 +229,11 @@ mod tests {
                 record(2, &[("knn", 0.5)]),
             ],
             schedules: vec!["lr".to_owned()],
-            knn: Some(KnnFigures { trained: 0.5, untrained: Some(0.3), ..KnnFigures::default() }),
+            knn: Some(ProbeFigures {
+                trained: 0.5,
+                untrained: Some(0.3),
+                ..ProbeFigures::default()
+            }),
             ..ReportInput::default()
         }
     }
@@ -252,9 +262,11 @@ mod tests {
 
     #[test]
     fn the_longest_bar_is_the_best_and_what_is_unknown_is_left_out() {
-        let html = probe(input().knn);
+        let html = probes(&input());
         assert!(html.contains("width:100.0%") && html.contains("width:60.0%"));
         assert!(!html.contains("raw pixels"));
-        assert_eq!(probe(None), "");
+        assert_eq!(probes(&ReportInput::default()), "");
+        let both = probes(&ReportInput { linear: input().knn, ..input() });
+        assert!(both.contains("nearest neighbours") && both.contains("logistic regression"));
     }
 }

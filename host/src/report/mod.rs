@@ -26,9 +26,9 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
-/// What the nearest-neighbour probe said, as shares between 0 and 1.
+/// What a probe said, as shares between 0 and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct KnnFigures {
+pub struct ProbeFigures {
     /// On features of the trained backbone.
     pub trained: f64,
     /// On features of the same backbone before training.
@@ -92,8 +92,10 @@ pub struct ReportInput {
     pub data: String,
     /// The backbone, in a few words.
     pub backbone: String,
-    /// The probe's figures.
-    pub knn: Option<KnnFigures>,
+    /// Figures of the nearest neighbours.
+    pub knn: Option<ProbeFigures>,
+    /// Figures of the linear probe.
+    pub linear: Option<ProbeFigures>,
     /// RankMe of the features, and their width.
     pub rank: Option<(f64, usize)>,
     /// Spread of the features, 0 to about 1.

@@ -23,7 +23,7 @@ pub(super) fn render(input: &ReportInput) -> Result<String> {
     page.push_str(&figures::cards(input));
     let map = input.map.as_ref().map_or_else(|| Ok(String::new()), scatter::map)?;
     for (title, about, content) in [
-        ("What the features know", "", figures::probe(input.knn)),
+        ("What the features know", "", figures::probes(input)),
         ("Loss", "", figures::loss(input)),
         (
             "Nearest neighbours",
@@ -100,7 +100,7 @@ fn manifest(rows: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{KnnFigures, Labelled, MapInput, Picture, Query, ViewSheet};
+    use crate::report::{Labelled, MapInput, Picture, ProbeFigures, Query, ViewSheet};
     use crate::run::Record;
 
     fn picture(hue: u8, side: usize) -> Picture {
@@ -127,7 +127,8 @@ mod tests {
             method: "a method".to_owned(),
             data: "synthetic".to_owned(),
             backbone: "vit".to_owned(),
-            knn: Some(KnnFigures { trained: 0.612, ..KnnFigures::default() }),
+            knn: Some(ProbeFigures { trained: 0.612, ..ProbeFigures::default() }),
+            linear: None,
             rank: Some((84.0, 192)),
             spread: Some(0.9),
             samples_per_second: Some(512.0),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::evaluate::{Answer, Evaluation};
 use super::page::{Look, page};
 use super::prepare::{Prepared, prepare, restore};
-use super::probing::{Baselines, ask, evaluation};
+use super::probing::{Baselines, ask_fully, evaluation};
 use crate::config::Recipe;
 use crate::plugin::Found;
 use crate::run::find_newest;
@@ -42,7 +42,7 @@ pub fn again(folder: &Path, recipe: &Recipe, plugin: &Found) -> Result<Again> {
     let baselines = Baselines::of(&evaluation, &prepared)?;
     let step = checkpoint.step;
     restore(&mut prepared.trainer, checkpoint)?;
-    let answer = ask(&evaluation, &prepared)?;
+    let answer = ask_fully(&evaluation, &prepared)?;
     Ok(Again { step, prepared, evaluation, baselines, answer })
 }
 

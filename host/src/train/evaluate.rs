@@ -12,6 +12,7 @@ use crate::engine::{Precision, Tape, Var, storage};
 use crate::metric::{Features, rank::rank, spread::spread};
 use crate::module::{Forward, Input, Module};
 use crate::probe::knn::{Knn, Labelled};
+use crate::probe::linear;
 use crate::random::Stream;
 use crate::report::Picture;
 use crate::state::{State, StepVars};
@@ -164,6 +165,8 @@ pub struct Evaluation {
     /// Samples that are asked about; none where the data has no test part.
     pub queries: Inputs,
     knn: Knn,
+    /// Whether the recipe wants a linear probe.
+    linear: bool,
     precision: Precision,
 }
 
@@ -172,6 +175,9 @@ pub struct Evaluation {
 pub struct Figures {
     /// Share of queries whose class the neighbours named; none without labels.
     pub knn: Option<f64>,
+    /// Share of queries whose class a logistic regression named; none without labels or where it wasn't
+    /// asked, see [`Evaluation::ask_fully`].
+    pub linear: Option<f64>,
     /// `RankMe` of the bank's features.
     pub rank: f64,
     /// Mean spread of the bank's normalised features.
@@ -181,10 +187,9 @@ pub struct Figures {
 impl Figures {
     /// Named, in order, for records and lines.
     pub fn named(&self) -> Vec<(String, f64)> {
-        let knn = self.knn.map(|knn| ("knn".to_owned(), knn));
-        knn.into_iter()
-            .chain([("rank".to_owned(), self.rank), ("spread".to_owned(), self.spread)])
-            .collect()
+        let shares = [("knn", self.knn), ("linear", self.linear)];
+        let known = shares.into_iter().filter_map(|(name, share)| Some((name.to_owned(), share?)));
+        known.chain([("rank".to_owned(), self.rank), ("spread".to_owned(), self.spread)]).collect()
     }
 }
 
@@ -201,6 +206,8 @@ pub struct Answer {
     pub figures: Figures,
 }
 
+/// The widest inputs that a logistic regression is asked about: pictures of 32 x 32.
+const RAW_WIDTH: usize = 3 * 32 * 32;
 /// Rows that go into rank and spread: the spectrum of a few thousand says as much as that of all.
 const SPECTRUM_ROWS: usize = 2048;
 
@@ -226,7 +233,7 @@ impl Evaluation {
             None => Inputs::read(train, 0, side, recipe.seed)?,
         };
         let knn = Knn { k: probe.k, temperature: probe.temperature };
-        Ok(Self { bank, queries, knn, precision: recipe.precision })
+        Ok(Self { bank, queries, knn, linear: probe.linear, precision: recipe.precision })
     }
 
     /// Whether there are labels to ask about.
@@ -255,6 +262,43 @@ impl Evaluation {
         self.knn.accuracy(bank, queries).map(Some)
     }
 
+    /// Accuracy of a logistic regression on the inputs themselves; none where they are so wide that it
+    /// would take minutes.
+    ///
+    /// # Errors
+    /// When an input is not finite.
+    pub fn raw_linear(&self) -> Result<Option<f64>> {
+        if !self.labelled() || self.bank.width() > RAW_WIDTH {
+            return Ok(None);
+        }
+        self.regress(self.bank.raw()?, self.queries.raw()?)
+    }
+
+    /// Accuracy of a logistic regression on features of bank and queries; none where the recipe wants
+    /// none, or the bank is too small.
+    fn regress(&self, bank: Features<'_>, queries: Features<'_>) -> Result<Option<f64>> {
+        if !self.linear || bank.rows() < linear::LEAST {
+            return Ok(None);
+        }
+        let bank = Labelled::new(bank, &self.bank.labels)?;
+        let queries = Labelled::new(queries, &self.queries.labels)?;
+        linear::probe(bank, queries).map(|answer| Some(answer.accuracy))
+    }
+
+    /// Asks `backbone`, and with a logistic regression too, which takes seconds.
+    ///
+    /// # Errors
+    /// As [`Evaluation::ask`].
+    pub fn ask_fully(&self, backbone: &Rc<dyn Module>, state: &State) -> Result<Answer> {
+        let mut answer = self.ask(backbone, state)?;
+        if self.labelled() {
+            let (bank, queries) = (&answer.bank, &answer.queries);
+            let of = |values| Features::new(values, answer.dim);
+            answer.figures.linear = self.regress(of(bank)?, of(queries)?)?;
+        }
+        Ok(answer)
+    }
+
     /// Asks `backbone`.
     ///
     /// # Errors
@@ -270,7 +314,7 @@ impl Evaluation {
             None
         };
         let some = Features::new(&bank[..features.rows().min(SPECTRUM_ROWS) * dim], dim)?;
-        let figures = Figures { knn, rank: rank(some)?, spread: spread(some)? };
+        let figures = Figures { knn, linear: None, rank: rank(some)?, spread: spread(some)? };
         Ok(Answer { bank, queries, dim, figures })
     }
 }

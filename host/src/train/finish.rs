@@ -4,7 +4,7 @@ use super::evaluate::{Evaluation, Figures};
 use super::event::{Event, Observer};
 use super::page::{Look, page};
 use super::prepare::Prepared;
-use super::probing::{Baselines, ask, write_figures};
+use super::probing::{Baselines, ask_fully, write_figures};
 use super::run::Outcome;
 use crate::Result;
 use crate::config::Recipe;
@@ -37,7 +37,7 @@ pub(super) fn finish(
 ) -> Result<Outcome> {
     let Ending { recipe, prepared, evaluation, baselines, .. } = ending;
     observer.event(Event::Phase("asking the trained backbone".to_owned()));
-    let answer = ask(evaluation, prepared)?;
+    let answer = ask_fully(evaluation, prepared)?;
     let mut figures = answer.figures.named();
     if !already_asked(folder, prepared.total_steps)? {
         write_figures(folder, prepared.total_steps, &figures)?;
@@ -49,6 +49,8 @@ pub(super) fn finish(
     let baseline = |name: &str, value: Option<f64>| value.map(|value| (name.to_owned(), value));
     figures.extend(baseline("knn_untrained", baselines.untrained.knn));
     figures.extend(baseline("knn_raw", baselines.raw));
+    figures.extend(baseline("linear_untrained", baselines.untrained.linear));
+    figures.extend(baseline("linear_raw", baselines.raw_linear));
     observer.event(Event::Finished {
         summary: summary(ending, &answer.figures),
         report: report.display().to_string(),
@@ -69,6 +71,7 @@ fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {
     let mut lines: Vec<String> =
         knn_line(ending.recipe, ending.evaluation, &ending.baselines, learned)
             .into_iter()
+            .chain(linear_line(&ending.baselines, learned))
             .collect();
     let untrained = &ending.baselines.untrained;
     lines.push(format!(
@@ -90,18 +93,29 @@ fn knn_line(
     baselines: &Baselines,
     learned: &Figures,
 ) -> Option<String> {
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    let others = [("untrained", baselines.untrained.knn), ("raw input", baselines.raw)];
-    let others: Vec<String> = others
-        .into_iter()
-        .filter_map(|(name, v)| Some(format!("{name} {}", percent(v?))))
-        .collect();
     Some(format!(
         "kNN accuracy  {} ({}); k = {}, a bank of {}, {} queries",
         percent(learned.knn?),
-        others.join(", "),
+        beside(baselines.untrained.knn, baselines.raw),
         recipe.probe.k,
         evaluation.bank.len(),
         evaluation.queries.len()
     ))
+}
+
+/// The linear probe's accuracy beside its baselines, in one line; none where it wasn't asked.
+fn linear_line(baselines: &Baselines, learned: &Figures) -> Option<String> {
+    let beside = beside(baselines.untrained.linear, baselines.raw_linear);
+    Some(format!("linear probe  {} ({beside})", percent(learned.linear?)))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// What the untrained network and the raw inputs reach.
+fn beside(untrained: Option<f64>, raw: Option<f64>) -> String {
+    let others = [("untrained", untrained), ("raw input", raw)];
+    let known = others.into_iter().filter_map(|(name, v)| Some(format!("{name} {}", percent(v?))));
+    known.collect::<Vec<_>>().join(", ")
 }

@@ -11,7 +11,7 @@ use crate::data::loader::{Loader, LoaderOptions};
 use crate::metric::Features;
 use crate::probe::knn::neighbours;
 use crate::report::{
-    KnnFigures, Labelled, MapInput, Picture, Query, ReportInput, ViewSheet, render,
+    Labelled, MapInput, Picture, ProbeFigures, Query, ReportInput, ViewSheet, render,
 };
 use crate::run::{Record, Run};
 use crate::{Error, Result};
@@ -56,6 +56,7 @@ pub(super) fn page(look: &Look<'_>, folder: &Path) -> Result<String> {
         data: prepared.data.describe(),
         backbone: backbone(recipe),
         knn: knn(look),
+        linear: linear(look),
         rank: Some((answer.figures.rank, answer.dim)),
         spread: Some(answer.figures.spread),
         samples_per_second: median(&timings, "samples_per_second"),
@@ -79,11 +80,20 @@ fn backbone(recipe: &Recipe) -> String {
     std::iter::once(recipe.backbone.kind.clone()).chain(shown).collect::<Vec<_>>().join(", ")
 }
 
-fn knn(look: &Look<'_>) -> Option<KnnFigures> {
-    look.answer.figures.knn.map(|trained| KnnFigures {
+fn knn(look: &Look<'_>) -> Option<ProbeFigures> {
+    look.answer.figures.knn.map(|trained| ProbeFigures {
         trained,
         untrained: look.baselines.untrained.knn,
         pixels: look.baselines.raw,
+        chance: look.evaluation.chance(),
+    })
+}
+
+fn linear(look: &Look<'_>) -> Option<ProbeFigures> {
+    look.answer.figures.linear.map(|trained| ProbeFigures {
+        trained,
+        untrained: look.baselines.untrained.linear,
+        pixels: look.baselines.raw_linear,
         chance: look.evaluation.chance(),
     })
 }

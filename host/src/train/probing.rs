@@ -1,8 +1,11 @@
 //! Probes of a run: the backbone that it trains beside the untrained one and the raw inputs.
 
+use std::rc::Rc;
+
 use super::evaluate::{Answer, Evaluation, Figures};
 use super::prepare::Prepared;
 use crate::config::Recipe;
+use crate::module::Module;
 use crate::run::{Record, Run};
 use crate::{Error, Result};
 
@@ -13,6 +16,8 @@ pub struct Baselines {
     pub untrained: Figures,
     /// kNN accuracy on the inputs themselves; none without labels.
     pub raw: Option<f64>,
+    /// Accuracy of a logistic regression on the inputs themselves; none without labels.
+    pub raw_linear: Option<f64>,
 }
 
 impl Baselines {
@@ -22,8 +27,8 @@ impl Baselines {
     /// When the method has no backbone.
     pub fn of(evaluation: &Evaluation, prepared: &Prepared) -> Result<Self> {
         let backbone = prepared.session.backbone().ok_or_else(no_backbone)?;
-        let untrained = evaluation.ask(&backbone, &prepared.trainer.state)?.figures;
-        Ok(Self { untrained, raw: evaluation.raw()? })
+        let untrained = evaluation.ask_fully(&backbone, &prepared.trainer.state)?.figures;
+        Ok(Self { untrained, raw: evaluation.raw()?, raw_linear: evaluation.raw_linear()? })
     }
 }
 
@@ -41,10 +46,20 @@ pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
 /// # Errors
 /// When the method has no backbone, or its features are not finite.
 pub fn ask(evaluation: &Evaluation, prepared: &Prepared) -> Result<Answer> {
+    evaluation.ask(&kept_backbone(prepared)?, &prepared.trainer.state)
+}
+
+/// Like [`ask`], with a linear probe.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_fully(evaluation: &Evaluation, prepared: &Prepared) -> Result<Answer> {
+    evaluation.ask_fully(&kept_backbone(prepared)?, &prepared.trainer.state)
+}
+
+fn kept_backbone(prepared: &Prepared) -> Result<Rc<dyn Module>> {
     let session = &prepared.session;
-    let backbone =
-        session.teacher_backbone().or_else(|| session.backbone()).ok_or_else(no_backbone)?;
-    evaluation.ask(&backbone, &prepared.trainer.state)
+    session.teacher_backbone().or_else(|| session.backbone()).ok_or_else(no_backbone)
 }
 
 fn no_backbone() -> Error {
