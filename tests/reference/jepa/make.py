@@ -28,7 +28,7 @@ HERE = pathlib.Path(__file__).parent
 
 LOSSES = [
     # batch, rows, cols, dim, heads, context, target, blocks, predictor's width, depth and heads
-    (1, 2, 2, 8, 1, 2, 1, 1, 8, 1, 1),
+    (1, 2, 2, 8, 1, 2, 2, 1, 8, 1, 1),
     (3, 4, 4, 16, 2, 7, 4, 4, 8, 1, 2),
     (2, 3, 5, 24, 3, 6, 5, 2, 16, 2, 4),
     (5, 6, 4, 32, 4, 11, 6, 3, 12, 1, 3),

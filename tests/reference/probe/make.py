@@ -50,7 +50,7 @@ def main():
             prefix = f"c{len(cases)}"
             for key, value in (("bank", bank), ("queries", queries), ("weight", fit.coef_),
                                ("bias", fit.intercept_ - fit.intercept_.mean())):
-                tensors[f"{prefix}.{key}"] = value.astype(numpy.float32)
+                tensors[f"{prefix}.{key}"] = numpy.ascontiguousarray(value, numpy.float32)
             for key, value in (("labels", labels), ("answers", answers), ("said", said)):
                 tensors[f"{prefix}.{key}"] = value.astype(numpy.uint32)
             cases.append({"name": name, "strength": strength, "accuracy": float((said == answers).mean())})
