@@ -24,7 +24,7 @@ fn a_fit_has_the_weights_and_the_answers_of_scikit_learn() {
         let (labels, answers) = (classes(at("labels")), classes(at("answers")));
         let bank = Labelled::new(Features::new(&bank, width).unwrap(), &labels).unwrap();
         let queries = Labelled::new(Features::new(&queries, width).unwrap(), &answers).unwrap();
-        let fit = Fit::new(bank, case["strength"].as_f64().unwrap(), None);
+        let fit = Fit::new(bank, case["strength"].as_f64().unwrap());
         let (weight, bias) = fit.weights();
         // The least curvature is the strength: the gradient at which the search ends leaves this much.
         let most = 1e-4 / case["strength"].as_f64().unwrap();

@@ -32,7 +32,8 @@ impl Probe {
     pub(super) fn run(&self) -> Result<()> {
         let asked = Asked::run(&self.run, &self.words, &self.places)?;
         asked.take_threads()?;
-        let again = again(&self.run, &asked.recipe, &asked.plugin)?;
+        let mut again = again(&self.run, &asked.recipe, &asked.plugin)?;
+        again.baselines.raw_linear = again.evaluation.raw_linear()?;
         let rows = rows(&again)?;
         if self.json {
             let figures: serde_json::Map<String, Value> =

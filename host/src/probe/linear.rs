@@ -15,13 +15,13 @@ use crate::metric::Features;
 use crate::{Error, Result};
 
 /// Strengths that are tried, from the strongest on.
-const STRENGTHS: [f64; 6] = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
+const STRENGTHS: [f64; 5] = [1.0, 1e-1, 1e-2, 1e-3, 1e-4];
 /// Every so many samples one is held out.
 const HELD_OUT: usize = 5;
-/// Far beyond what accuracy needs; scikit-learn stops at 1e-4 of a sum over samples.
+/// Far beyond what accuracy needs.
 const LIMITS: Limits = Limits { iterations: 200, gradient: 1e-5 };
-/// Strengths in a row that do no better before the weaker ones are left out: they take longest.
-const PATIENCE: usize = 2;
+/// Enough to tell which strength does better.
+const LIMITS_OF_CHOICE: Limits = Limits { iterations: 60, gradient: 1e-4 };
 
 /// Samples that a probe needs at least to learn from.
 pub const LEAST: usize = 2 * HELD_OUT;
@@ -48,11 +48,12 @@ pub fn probe(bank: Labelled<'_>, queries: Labelled<'_>) -> Result<LinearAnswer> 
         return Err(Error::failed(format!("queries have {queries} features, the bank {bank}")));
     }
     let strength = choose(bank)?;
-    let fit = Fit::new(bank, strength, None);
+    let fit = Fit::new(bank, strength);
     Ok(LinearAnswer { accuracy: fit.accuracy(queries), strength })
 }
 
-/// The strength that does best on held-out samples of `bank`; of equals the strongest.
+/// The strength that does best on held-out samples of `bank`, of equals the strongest. Once a weaker one does
+/// worse, those that are weaker still are left out: they take longest.
 fn choose(bank: Labelled<'_>) -> Result<f64> {
     let part = |held_out: bool| -> (Vec<f32>, Vec<u32>) {
         let chosen = |i: &usize| (i % HELD_OUT == HELD_OUT - 1) == held_out;
@@ -68,19 +69,18 @@ fn choose(bank: Labelled<'_>) -> Result<f64> {
     let width = bank.features().width();
     let rest = Labelled::new(Features::new(&values, width)?, &labels)?;
     let held = Labelled::new(Features::new(&held, width)?, &answers)?;
-    let (mut best, mut chosen, mut worse) = (-1.0, STRENGTHS[0], 0);
+    let (mut best, mut chosen) = (-1.0, STRENGTHS[0]);
     let mut last: Option<Fit> = None;
     for strength in STRENGTHS {
-        let fit = Fit::new(rest, strength, last.as_ref());
+        let fit = Fit::search(rest, strength, LIMITS_OF_CHOICE, last.as_ref());
         let accuracy = fit.accuracy(held);
-        last = Some(fit);
-        worse += 1;
-        if accuracy > best {
-            (best, chosen, worse) = (accuracy, strength, 0);
-        }
-        if worse == PATIENCE {
+        if accuracy < best {
             break;
         }
+        if accuracy > best {
+            (best, chosen) = (accuracy, strength);
+        }
+        last = Some(fit);
     }
     Ok(chosen)
 }
@@ -101,8 +101,13 @@ pub struct Fit {
 const CONSTANT: f64 = 1e-6;
 
 impl Fit {
+    /// The weights for `bank` at `strength`.
+    pub fn new(bank: Labelled<'_>, strength: f64) -> Self {
+        Self::search(bank, strength, LIMITS, None)
+    }
+
     /// The weights for `bank` at `strength`, sought from those of `start` on.
-    pub fn new(bank: Labelled<'_>, strength: f64, start: Option<&Self>) -> Self {
+    fn search(bank: Labelled<'_>, strength: f64, limits: Limits, start: Option<&Self>) -> Self {
         let (features, labels) = (bank.features(), bank.labels());
         let (rows, width) = (features.rows(), features.width());
         let classes = labels.iter().max().map_or(1, |most| *most as usize + 1);
@@ -125,7 +130,7 @@ impl Fit {
             _ => vec![0.0; classes * (width + 1)],
         };
         let objective = Objective::new(&x, labels, classes, strength);
-        fit.weights = minimize(begin, LIMITS, |w, gradient| objective.value(w, gradient));
+        fit.weights = minimize(begin, limits, |w, gradient| objective.value(w, gradient));
         fit
     }
 

@@ -50,7 +50,6 @@ pub(super) fn finish(
     figures.extend(baseline("knn_untrained", baselines.untrained.knn));
     figures.extend(baseline("knn_raw", baselines.raw));
     figures.extend(baseline("linear_untrained", baselines.untrained.linear));
-    figures.extend(baseline("linear_raw", baselines.raw_linear));
     observer.event(Event::Finished {
         summary: summary(ending, &answer.figures),
         report: report.display().to_string(),
