@@ -1,7 +1,7 @@
 //! What a run owns and a checkpoint keeps: parameters and buffers, by name, in order of declaration.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -80,6 +80,16 @@ impl Frozen {
     }
 }
 
+/// What the host holds a parameter to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Constraint {
+    /// Nothing.
+    #[default]
+    None,
+    /// Every row (the first dimension counts them) is divided by its norm before each step.
+    UnitRows,
+}
+
 /// How the optimiser treats a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
@@ -90,11 +100,18 @@ pub struct Group {
     pub weight_decay: bool,
     /// Until when it is frozen.
     pub frozen: Frozen,
+    /// What holds of it before each step, frozen or not.
+    pub constraint: Constraint,
 }
 
 impl Default for Group {
     fn default() -> Self {
-        Self { lr_multiplier: 1.0, weight_decay: true, frozen: Frozen::Never }
+        Self {
+            lr_multiplier: 1.0,
+            weight_decay: true,
+            frozen: Frozen::Never,
+            constraint: Constraint::None,
+        }
     }
 }
 
@@ -205,6 +222,11 @@ impl State {
         Ok(())
     }
 
+    /// The buffer called `name`.
+    pub fn find_buffer(&self, name: &str) -> Option<BufferId> {
+        self.buffers.iter().position(|buffer| buffer.name == name).map(BufferId)
+    }
+
     /// The parameter called `name`.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.parameters.iter().position(|p| p.name == name).map(ParamId)
@@ -232,17 +254,50 @@ impl State {
 }
 
 /// The parameters as one step sees them: tape leaves where the optimiser will want a gradient,
-/// constants elsewhere; each is made at its first use.
+/// constants elsewhere; each is made at its first use. And the buffers as modules have set them so far.
 #[derive(Debug)]
 pub struct StepVars<'a> {
     state: &'a State,
     vars: RefCell<Vec<Option<Var>>>,
+    learns: bool,
+    buffers: RefCell<BTreeMap<BufferId, Tensor>>,
 }
 
 impl<'a> StepVars<'a> {
-    /// The parameters of `state`, none used yet.
+    /// The parameters of `state`, none used yet, for asking a network.
     pub fn new(state: &'a State) -> Self {
-        Self { state, vars: RefCell::new(vec![None; state.parameters.len()]) }
+        Self {
+            state,
+            vars: RefCell::new(vec![None; state.parameters.len()]),
+            learns: false,
+            buffers: RefCell::default(),
+        }
+    }
+
+    /// The same for a step of training, in which teachers too go by the batch's statistics.
+    pub fn learning(state: &'a State) -> Self {
+        Self { learns: true, ..Self::new(state) }
+    }
+
+    /// Whether this is a step of training.
+    pub fn learns(&self) -> bool {
+        self.learns
+    }
+
+    /// Buffer `id` as it stands in this step.
+    pub fn buffer(&self, id: BufferId) -> Tensor {
+        let set = self.buffers.borrow().get(&id).cloned();
+        set.unwrap_or_else(|| self.state.get_buffer(id).clone())
+    }
+
+    /// Sets buffer `id`; the state takes it over when the step is accepted.
+    pub fn set_buffer(&self, id: BufferId, value: Tensor) {
+        self.buffers.borrow_mut().insert(id, value);
+    }
+
+    /// The buffers that were set, which are then as before.
+    pub fn take_buffers(&self) -> Vec<(BufferId, Tensor)> {
+        self.buffers.take().into_iter().collect()
     }
 
     /// The state behind them.
@@ -301,6 +356,19 @@ mod tests {
         state.assign(id, &Tensor::new(&[1.0_f32, 2.0], &Device::Cpu).unwrap()).unwrap();
         assert_eq!(storage::to_f64(&seen).unwrap(), [1.0, 2.0]);
         assert!(state.assign(id, &Tensor::new(&[1.0_f32], &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_step_sees_the_buffers_that_it_set_and_the_state_does_not() {
+        let mut state = State::new(0);
+        let id = state.buffer("mean", &[1], Init::Constant(0.0)).unwrap();
+        let vars = StepVars::learning(&state);
+        assert!(vars.learns() && !StepVars::new(&state).learns());
+        vars.set_buffer(id, Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());
+        assert_eq!(storage::scalar(&vars.buffer(id)).unwrap(), 1.0);
+        assert_eq!(storage::scalar(state.get_buffer(id)).unwrap(), 0.0);
+        assert_eq!(vars.take_buffers().len(), 1);
+        assert_eq!(storage::scalar(&vars.buffer(id)).unwrap(), 0.0);
     }
 
     #[test]

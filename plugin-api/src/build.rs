@@ -41,28 +41,40 @@ impl Init {
 pub struct Group {
     /// Multiplies the learning rate.
     pub lr_multiplier: f64,
-    /// Whether weight decay applies (1-D parameters are exempt in any case).
+    /// Whether weight decay applies (1-D parameters are exempt unless the recipe says otherwise).
     pub weight_decay: bool,
     /// Epochs at the start without an update.
     pub frozen_epochs: f64,
     /// Steps at the start without an update.
     pub frozen_steps: u64,
+    /// Whether every row is divided by its norm before each step, in place.
+    pub unit_rows: bool,
 }
 
 impl Default for Group {
     fn default() -> Self {
-        Self { lr_multiplier: 1.0, weight_decay: true, frozen_epochs: 0.0, frozen_steps: 0 }
+        Self {
+            lr_multiplier: 1.0,
+            weight_decay: true,
+            frozen_epochs: 0.0,
+            frozen_steps: 0,
+            unit_rows: false,
+        }
     }
 }
 
 impl Group {
     fn settings(self) -> Vec<(&'static str, Value)> {
-        vec![
+        let mut values = vec![
             ("lr_multiplier", Value::float(self.lr_multiplier)),
             ("weight_decay", Value::int(i64::from(self.weight_decay))),
             ("frozen_epochs", Value::float(self.frozen_epochs)),
             ("frozen_steps", Value::int(self.frozen_steps.cast_signed())),
-        ]
+        ];
+        if self.unit_rows {
+            values.push(("constraint", Value::text("unit-rows")));
+        }
+        values
     }
 }
 

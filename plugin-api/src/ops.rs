@@ -117,6 +117,10 @@ ops! {
     attention(heads: usize => Value::int(heads.cast_signed() as i64), scale: f64 => Value::float(scale));
     /// Patches `[B, N, C p p]` of images `[B, C, H, W]`.
     patchify(patch: usize => Value::int(patch.cast_signed() as i64));
+    /// A convolution of `[B, C, H, W]` with `weight` `[O, C, kh, kw]`.
+    conv2d(weight: Self => weight.value(), bias: Option<Self> => optional(bias), stride: usize => Value::int(stride.cast_signed() as i64), padding: usize => Value::int(padding.cast_signed() as i64));
+    /// The largest of each window of `[B, C, H, W]`.
+    max_pool2d(kernel: usize => Value::int(kernel.cast_signed() as i64), stride: usize => Value::int(stride.cast_signed() as i64), padding: usize => Value::int(padding.cast_signed() as i64));
     /// `[B, C, H, W]` to another size.
     resize_bicubic(height: usize => Value::int(height.cast_signed() as i64), width: usize => Value::int(width.cast_signed() as i64), offset: f64 => Value::float(offset));
     /// Zero with probability `p`, else scaled by 1 / (1 - p).
@@ -145,7 +149,37 @@ impl Tensor {
     /// The `k` largest along the last dimension, and their places.
     pub fn topk(self, k: usize) -> (Self, Self) {
         static OP: Op = Op::new("topk", 1);
-        OP.call_two(&[self.value(), Value::int(k.cast_signed() as i64)])
+        OP.call_all(&[self.value(), Value::int(k.cast_signed() as i64)]).into()
+    }
+
+    /// Each channel of `[B, C]` or `[B, C, H, W]` normalised over all else, by its own mean and variance or by
+    /// the `statistics` given, times `weight` plus `bias`; with the mean and the variance `[C]` that were used.
+    pub fn batch_norm(
+        self,
+        weight: Option<Self>,
+        bias: Option<Self>,
+        statistics: Option<(Self, Self)>,
+        eps: f64,
+    ) -> (Self, Self, Self) {
+        static OP: Op = Op::new("batch_norm", 1);
+        let (mean, var) = statistics.unzip();
+        let [weight, bias, mean, var] = [weight, bias, mean, var].map(optional);
+        OP.call_all(&[self.value(), weight, bias, mean, var, Value::float(eps)]).into()
+    }
+
+    /// [`batch_norm`](Self::batch_norm), then the addition of `residual`, then max(x, 0), in one pass.
+    pub fn batch_norm_relu(
+        self,
+        [weight, bias]: [Option<Self>; 2],
+        statistics: Option<(Self, Self)>,
+        residual: Option<Self>,
+        eps: f64,
+    ) -> (Self, Self, Self) {
+        static OP: Op = Op::new("batch_norm_relu", 1);
+        let (mean, var) = statistics.unzip();
+        let [weight, bias, mean, var] = [weight, bias, mean, var].map(optional);
+        let (residual, eps) = (optional(residual), Value::float(eps));
+        OP.call_all(&[self.value(), weight, bias, mean, var, residual, eps]).into()
     }
 
     /// `tensors` joined along `dim`.

@@ -32,6 +32,14 @@ impl Step {
         Self::fact("epoch")
     }
 
+    /// Steps of one epoch.
+    ///
+    /// # Errors
+    /// When an earlier op of the callback failed.
+    pub fn steps_per_epoch(&self) -> Result<u64> {
+        Self::fact("steps_per_epoch")
+    }
+
     /// Samples of this batch, on this rank.
     ///
     /// # Errors

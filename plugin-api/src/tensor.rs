@@ -50,13 +50,13 @@ impl Op {
         Tensor::new(results[0])
     }
 
-    /// Calls the op for its two results.
-    pub(crate) fn call_two(&self, arguments: &[Value]) -> (Tensor, Tensor) {
-        let mut results = [0; 2];
+    /// Calls the op for its `N` results.
+    pub(crate) fn call_all<const N: usize>(&self, arguments: &[Value]) -> [Tensor; N] {
+        let mut results = [0; N];
         if let Some(number) = self.number() {
             call::op_call(number, arguments, &mut results);
         }
-        (Tensor::new(results[0]), Tensor::new(results[1]))
+        results.map(Tensor::new)
     }
 }
 

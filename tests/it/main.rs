@@ -25,7 +25,11 @@ mod probe;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]
+mod resnet;
+#[cfg(test)]
 mod resume;
+#[cfg(test)]
+mod swav;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]

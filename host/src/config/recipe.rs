@@ -92,6 +92,8 @@ pub enum OptimizerKind {
     AdamW,
     /// SGD with momentum.
     Sgd,
+    /// SGD with momentum, its gradients scaled by layer.
+    Larc,
 }
 
 /// Whose norm a clip limits.
@@ -133,8 +135,14 @@ pub struct Train {
     pub betas: (f64, f64),
     /// Added to the root of AdamW's second moment.
     pub eps: f64,
-    /// Share of the last update that SGD keeps.
+    /// Share of the last update that SGD and LARC keep.
     pub momentum: f64,
+    /// LARC's largest change of a tensor, as a share of its norm, at a learning rate of 1.
+    pub trust: f64,
+    /// Whether LARC only lowers learning rates.
+    pub trust_clip: bool,
+    /// Whether biases and norms take weight decay, and LARC's scaling, like all else.
+    pub decay_vectors: bool,
     /// Largest norm of gradients; 0 clips nothing.
     pub clip: f64,
     /// Whose norm that is.

@@ -152,7 +152,12 @@ const TRAIN: &[Key] = &[
     int("steps", "0", 0.0, "updates in all; 0 goes by epochs"),
     int("batch", "64", 1.0, "samples per batch"),
     int("accumulate", "1", 1.0, "batches whose gradients are averaged before one update"),
-    choice("optimizer", "\"adamw\"", &["adamw", "sgd"], "rule of the update"),
+    choice(
+        "optimizer",
+        "\"adamw\"",
+        &["adamw", "sgd", "larc"],
+        "rule of the update; larc is sgd with gradients scaled by layer",
+    ),
     float("lr", "0.0005", 0.0, "peak learning rate for a batch of `lr_batch`"),
     int(
         "lr_batch",
@@ -177,7 +182,15 @@ const TRAIN: &[Key] = &[
         },
     ),
     float("eps", "1e-8", 0.0, "added to the root of AdamW's second moment"),
-    up_to(1.0, float("momentum", "0.9", 0.0, "share of the last update that SGD keeps")),
+    up_to(1.0, float("momentum", "0.9", 0.0, "share of the last update that sgd and larc keep")),
+    float("trust", "0.001", 0.0, "larc: change of a tensor at lr 1, as a share of its norm"),
+    key("trust_clip", Kind::Bool, "false", "larc: only lower learning rates, never raise them"),
+    key(
+        "decay_vectors",
+        Kind::Bool,
+        "false",
+        "weight decay, and larc's scaling, for biases and norms too",
+    ),
     float("clip", "0.0", 0.0, "largest norm of gradients; 0 clips nothing"),
     choice(
         "clip_mode",

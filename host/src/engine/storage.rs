@@ -54,6 +54,28 @@ pub fn tensor<T: WithDType>(elements: Vec<T>, shape: impl Into<Shape>) -> Result
     Ok(Tensor::from_vec(elements, shape.into(), &Device::Cpu)?)
 }
 
+/// `[B, H, W, C]` of pictures `[B, C, H, W]`: a view where their channels lie last, else a copy.
+///
+/// Ops on pictures leave channels last in memory, as their kernels want them, while the order of dimensions
+/// stays the catalogue's.
+pub fn channels_last(pictures: &Tensor) -> Result<Tensor> {
+    Ok(pictures.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// Pictures `[B, C, H, W]` from elements in the order `[B, H, W, C]`, without a copy.
+pub fn pictures<T: WithDType>(elements: Vec<T>, sizes: [usize; 4]) -> Result<Tensor> {
+    Ok(tensor(elements, &sizes)?.permute((0, 3, 1, 2))?)
+}
+
+/// A view of `tensor` whose elements lie in row-major order: itself, or pictures with channels last.
+pub fn dense(tensor: &Tensor) -> Option<Tensor> {
+    if tensor.is_contiguous() {
+        return Some(tensor.clone());
+    }
+    let turned = (tensor.rank() == 4).then(|| tensor.permute((0, 2, 3, 1)).ok()).flatten();
+    turned.filter(Tensor::is_contiguous)
+}
+
 /// The elements of `tensor` as f32, in row-major order.
 pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
@@ -98,8 +120,16 @@ pub fn update<T: WithDType>(
     Ok(())
 }
 
-/// `target += source`, in place.
+/// `target += source`, in place; `target` is contiguous or holds pictures with channels last.
 pub fn add_in_place(target: &Tensor, source: &Tensor) -> Result<()> {
+    if !target.is_contiguous() && target.rank() == 4 {
+        let turned = |tensor: &Tensor| tensor.permute((0, 2, 3, 1));
+        return add_contiguous(&turned(target)?, &turned(source)?);
+    }
+    add_contiguous(target, source)
+}
+
+fn add_contiguous(target: &Tensor, source: &Tensor) -> Result<()> {
     for_float!(target.dtype(), T => update::<T>(target, source, |target, source| {
         combine_in_place(Arithmetic::Add, target, source, Spread::Same);
     }))

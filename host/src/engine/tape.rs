@@ -317,7 +317,7 @@ impl Gradients<'_> {
 
     fn put(&mut self, index: usize, gradient: Tensor, owned: bool) -> Result<()> {
         let Some(id) = self.inputs[index] else { return Ok(()) };
-        let owned = owned && gradient.is_contiguous();
+        let owned = owned && storage::dense(&gradient).is_some();
         let slot = &mut self.slots[id];
         *slot = match std::mem::take(slot) {
             Slot::Empty if owned => Slot::Owned(gradient),

@@ -1,7 +1,7 @@
 //! How a module declares its parameters: named under its prefix, kept in order.
 
 use crate::Result;
-use crate::state::{Frozen, Group, Init, ParamId, State};
+use crate::state::{BufferId, Frozen, Group, Init, ParamId, State};
 
 /// The weights' start of every transformer here: normal of 0.02, cut at 2 (as timm and DINO do, so in
 /// effect never).
@@ -29,11 +29,16 @@ impl<'a> Declare<'a> {
         Self { state, prefix: prefix.to_owned(), trainable, ids: Vec::new() }
     }
 
-    /// Declares the parameter `name`. Weight decay spares those of one dimension (biases and norms),
-    /// as DINO's parameter groups do.
+    /// Declares the parameter `name`.
     pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<ParamId> {
         let frozen = if self.trainable { Frozen::Never } else { Frozen::Always };
         self.grouped(name, shape, init, frozen)
+    }
+
+    /// Declares the buffer `name`, which the module itself sets. A teacher's copy has one of its own, that no
+    /// average moves.
+    pub fn buffer(&mut self, name: &str, shape: &[usize], init: Init) -> Result<BufferId> {
+        self.state.buffer(&join(&self.prefix, name), shape, init)
     }
 
     /// Declares a parameter that nothing trains, with `value` in it: fixed position embeddings.
@@ -50,7 +55,7 @@ impl<'a> Declare<'a> {
         init: Init,
         frozen: Frozen,
     ) -> Result<ParamId> {
-        let group = Group { weight_decay: shape.len() > 1, frozen, ..Group::default() };
+        let group = Group { frozen, ..Group::default() };
         let id = self.state.parameter(&join(&self.prefix, name), shape, init, group)?;
         self.ids.push(id);
         Ok(id)

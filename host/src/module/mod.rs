@@ -1,16 +1,18 @@
 //! Modules: networks that the host builds for methods, from parts of the engine.
 //!
-//! A backbone (`vit`, `identity`, later more) is chosen by the recipe; `linear`, `mlp` and `transformer`
+//! A backbone (`vit`, `resnet`, `identity`) is chosen by the recipe; `linear`, `mlp` and `transformer`
 //! are blocks that methods ask for by kind. A module owns no tensor: it holds the names of its
 //! parameters in the run's [`State`](crate::state::State), so that a teacher is the same module
 //! built a second time under another prefix.
 
+pub mod batch_norm;
 pub mod declare;
 mod identity;
 pub mod linear;
 mod mlp;
 pub mod position;
 pub mod registry;
+mod resnet;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transformer;
@@ -38,6 +40,12 @@ pub struct Forward<'a> {
 }
 
 impl Forward<'_> {
+    /// Whether a batch norm goes by the batch's statistics: in a step of training, a teacher's too, as in the
+    /// authors' code of DINO; not where a network is asked.
+    pub fn batch_statistics(&self) -> bool {
+        self.training || self.vars.learns()
+    }
+
     /// Parameter `id` of this step.
     pub fn param(&self, id: ParamId) -> Var {
         self.vars.get(self.tape, id)

@@ -13,7 +13,7 @@ use crate::error::did_you_mean;
 use crate::module::registry::{Kind, ModuleDef, Options, Role, find};
 use crate::module::{Module, declare::Declare};
 use crate::schedule::{Schedule, Shape};
-use crate::state::{BufferId, Frozen, Group, Init, ParamId};
+use crate::state::{BufferId, Constraint, Frozen, Group, Init, ParamId};
 use crate::teacher::Average;
 use crate::{Error, Result};
 
@@ -124,7 +124,21 @@ impl Settings {
                 (false, true) => Frozen::Steps(steps.cast_unsigned()),
                 (false, false) => Frozen::Never,
             },
+            constraint: self.constraint()?,
         })
+    }
+
+    fn constraint(&mut self) -> Result<Constraint> {
+        if !self.values.contains_key("constraint") {
+            return Ok(Constraint::None);
+        }
+        match self.text("constraint")?.as_str() {
+            "unit-rows" => Ok(Constraint::UnitRows),
+            other => {
+                Err(Error::failed(format!("{} has an unknown constraint `{other}`", self.what))
+                    .hint("the one there is is `unit-rows`"))
+            }
+        }
     }
 
     /// Refuses what nobody took.

@@ -31,7 +31,7 @@ pub struct Told {
     pub loss: Var,
     /// Named figures, one number each; read only when they are written down.
     pub metrics: Vec<(String, Var)>,
-    /// New values of buffers; they take effect when the step is accepted.
+    /// New values of the method's and its modules' buffers; they take effect when the step is accepted.
     pub buffers: Vec<(BufferId, Tensor)>,
     /// Lines that the method wrote; true marks a warning.
     pub log: Vec<(bool, String)>,
@@ -310,11 +310,12 @@ impl Session {
         context.now = None;
         context.streams.clear();
         context.tensors.clear();
-        let (metrics, buffers, log) = (
+        let (metrics, mut buffers, log) = (
             std::mem::take(&mut context.metrics),
             std::mem::take(&mut context.buffers),
             std::mem::take(&mut context.log),
         );
+        buffers.extend(forward.vars.take_buffers());
         Ok(Told { loss: told?, metrics, buffers, log })
     }
 

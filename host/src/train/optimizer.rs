@@ -27,7 +27,22 @@ pub enum Rule {
         /// The share of the last update that is kept.
         momentum: f64,
     },
+    /// SGD whose gradients are scaled by layer (You et al. 2017; NVIDIA's LARC): weight decay is added to the
+    /// gradient, which is then multiplied by `trust |p| / (|g| + decay |p| + 1e-8)`.
+    Larc {
+        /// The share of the last update that is kept.
+        momentum: f64,
+        /// The largest change of a tensor, as a share of its norm, at a learning rate of 1.
+        trust: f64,
+        /// Whether the factor is also divided by the learning rate and cut at 1, so that it only lowers rates.
+        clip: bool,
+        /// Whether tensors of one dimension are scaled too; else plain SGD moves them.
+        vectors: bool,
+    },
 }
+
+/// Added to what LARC divides by.
+const LARC_EPS: f64 = 1e-8;
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,6 +103,7 @@ impl Optimizer {
             lr: rates.lr * group.lr_multiplier,
             weight_decay: if group.weight_decay { rates.weight_decay } else { 0.0 },
         };
+        let scale = self.scale(&parameter.value, gradient, rates)?;
         self.counts[id.0] += 1;
         let n = parameter.value.elem_count();
         let [first, second] = &mut self.moments[id.0];
@@ -103,9 +119,26 @@ impl Optimizer {
                 Rule::AdamW { betas, eps } => {
                     adamw(values, gradient, first, second, &Adam::new(betas, eps, count, rates));
                 }
-                Rule::Sgd { momentum } => sgd(values, gradient, first, momentum, count, rates),
+                Rule::Sgd { momentum } | Rule::Larc { momentum, .. } => {
+                    sgd((values, first), gradient, (momentum, scale), count, rates);
+                }
             }
         })
+    }
+
+    /// What LARC multiplies the gradient of `value` by; 1 for other rules, and where value or gradient is 0.
+    fn scale(&self, value: &Tensor, gradient: &Tensor, rates: Rates) -> Result<f64> {
+        let Rule::Larc { trust, clip, vectors, .. } = self.rule else { return Ok(1.0) };
+        if !vectors && value.rank() <= 1 {
+            return Ok(1.0);
+        }
+        let norm = |tensor: &Tensor| storage::read::<f32, _>(tensor, squared_norm).map(f64::sqrt);
+        let (size, slope) = (norm(value)?, norm(gradient)?);
+        if size == 0.0 || slope == 0.0 {
+            return Ok(1.0);
+        }
+        let rate = trust * size / (slope + rates.weight_decay * size + LARC_EPS);
+        Ok(if clip { (rate / rates.lr).min(1.0) } else { rate })
     }
 
     /// The state that a checkpoint keeps: `(name, tensor)` of every moment in use, and counts.
@@ -188,23 +221,22 @@ fn adamw(values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [
 }
 
 fn sgd(
-    values: &mut [f32],
+    (values, velocity): (&mut [f32], &mut [f32]),
     gradient: &[f32],
-    velocity: &mut [f32],
-    momentum: f64,
+    (momentum, scale): (f64, f64),
     count: u64,
     rates: Rates,
 ) {
     // PyTorch starts the velocity as the first gradient, not as (1 - momentum) of it.
     let momentum = if count == 1 { 0.0 } else { momentum as f32 };
-    let (lr, decay) = (rates.lr as f32, rates.weight_decay as f32);
+    let (lr, decay, scale) = (rates.lr as f32, rates.weight_decay as f32, scale as f32);
     values
         .par_chunks_mut(CHUNK)
         .zip(gradient.par_chunks(CHUNK))
         .zip(velocity.par_chunks_mut(CHUNK))
         .for_each(|((values, gradient), velocity)| {
             for ((p, g), m) in values.iter_mut().zip(gradient).zip(velocity) {
-                *m = momentum * *m + (g + decay * *p);
+                *m = momentum * *m + scale * (g + decay * *p);
                 *p -= lr * *m;
             }
         });

@@ -75,7 +75,9 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
         backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
-    exempt_vectors(&mut state);
+    if !recipe.train.decay_vectors {
+        exempt_vectors(&mut state);
+    }
     let steps_per_epoch = (data.len() / recipe.train.batch) as u64 / recipe.train.accumulate.max(1);
     if steps_per_epoch == 0 {
         let (n, batch) = (data.len(), recipe.train.batch as u64 * recipe.train.accumulate);
@@ -92,7 +94,7 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     Ok(Prepared { session, trainer, data, test, plan, side, steps_per_epoch, total_steps })
 }
 
-/// Every published `ViT` recipe leaves biases and norms, which are 1-D, out of weight decay.
+/// Most published recipes leave biases and norms, which are 1-D, out of weight decay.
 fn exempt_vectors(state: &mut State) {
     for index in 0..state.parameters().len() {
         let id = ParamId(index);
@@ -134,6 +136,12 @@ fn rule(train: &Train) -> Rule {
     match train.optimizer {
         OptimizerKind::AdamW => Rule::AdamW { betas: train.betas, eps: train.eps },
         OptimizerKind::Sgd => Rule::Sgd { momentum: train.momentum },
+        OptimizerKind::Larc => Rule::Larc {
+            momentum: train.momentum,
+            trust: train.trust,
+            clip: train.trust_clip,
+            vectors: train.decay_vectors,
+        },
     }
 }
 

@@ -8,12 +8,13 @@ use candle_core::Tensor;
 
 use super::optimizer::{Clip, Optimizer, Rates, clip};
 use crate::engine::profile::Profile;
-use crate::engine::{Precision, Tape, storage};
+use crate::engine::ops::l2_normalize::l2_normalize;
+use crate::engine::{Precision, Tape, Var, storage};
 use crate::module::Forward;
 use crate::plugin::Told;
 use crate::random::Stream;
 use crate::schedule::{Progress, Schedule};
-use crate::state::{BufferId, ParamId, State, StepVars};
+use crate::state::{BufferId, Constraint, ParamId, State, StepVars};
 use crate::teacher::Average;
 use crate::{Error, Result};
 
@@ -114,7 +115,7 @@ impl Trainer {
         progress: Progress,
     ) -> Result<u64> {
         let tape = Tape::new(self.rules.precision);
-        let vars = StepVars::new(&self.state);
+        let vars = StepVars::learning(&self.state);
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", 0, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
         learner.learn(&forward, batch, progress)?;
@@ -127,6 +128,7 @@ impl Trainer {
         progress: Progress,
         mut next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
+        constrain(&mut self.state)?;
         let (mut sums, mut log) = (Sums::default(), Vec::new());
         let mut gradients: BTreeMap<ParamId, Tensor> = BTreeMap::new();
         for part in 0..self.rules.accumulate {
@@ -170,7 +172,7 @@ impl Trainer {
         gradients: &mut BTreeMap<ParamId, Tensor>,
     ) -> Result<Read> {
         let tape = Tape::new(self.rules.precision).profiled(self.profile.clone());
-        let vars = StepVars::new(&self.state);
+        let vars = StepVars::learning(&self.state);
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", draw, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
         let told = learner.learn(&forward, batch, progress)?;
@@ -203,6 +205,23 @@ impl Trainer {
         }
         Ok(Read { loss, metrics, buffers: told.buffers, log: told.log })
     }
+}
+
+/// The smallest norm that a row is divided by.
+const LEAST_NORM: f64 = 1e-12;
+
+/// Makes every parameter hold to its constraint.
+fn constrain(state: &mut State) -> Result<()> {
+    for index in 0..state.parameters().len() {
+        let (id, parameter) = (ParamId(index), &state.parameters()[index]);
+        if parameter.group.constraint == Constraint::UnitRows {
+            let shape = parameter.value.dims().to_vec();
+            let rows = Var::constant(parameter.value.flatten_from(1)?);
+            let unit = l2_normalize(&Tape::default(), &rows, 1, LEAST_NORM)?;
+            state.assign(id, &unit.value().reshape(shape)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs `body`, as a part of the step called `name` where there is a profile.
@@ -254,7 +273,6 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Var;
     use crate::engine::ops::add::add;
     use crate::state::{Frozen, Group, Init};
     use crate::train::optimizer::Rule;
@@ -316,6 +334,20 @@ mod tests {
         assert_eq!(value(&trainer), 5.0);
         trainer.step(&mut slope, progress(1), || Ok(0.0)).unwrap();
         assert_eq!(value(&trainer), 4.0);
+    }
+
+    #[test]
+    fn rows_are_made_unit_before_the_step_also_while_they_are_frozen() {
+        let mut state = State::new(0);
+        let group = Group {
+            frozen: Frozen::Steps(1),
+            constraint: Constraint::UnitRows,
+            ..Group::default()
+        };
+        let id = state.parameter("w", &[2, 2], Init::Constant(3.0), group).unwrap();
+        constrain(&mut state).unwrap();
+        let values = storage::to_f64(&state.get(id).value).unwrap();
+        assert!(values.iter().all(|x| (x - 0.5_f64.sqrt()).abs() < 1e-6), "{values:?}");
     }
 
     #[test]

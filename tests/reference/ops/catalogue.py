@@ -345,6 +345,59 @@ def layer_norm(draw):
     yield reference, [Shifted(draw, 1000.0)(2, 6), draw(6), draw(6), 1e-6]
 
 
+@op("conv2d")
+def conv2d(draw):
+    for x, w, bias, stride, padding in [
+        ((2, 3, 8, 7), (5, 3, 3, 3), True, 1, 1),
+        ((3, 4, 9, 6), (6, 4, 3, 3), False, 2, 1),
+        ((1, 5, 6, 6), (34, 5, 1, 1), False, 2, 0),
+        ((1, 3, 15, 16), (4, 3, 7, 7), False, 2, 3),
+        ((1, 20, 4, 4), (17, 20, 3, 3), False, 1, 1),
+    ]:
+        b = draw(w[0]) if bias else None
+        yield (lambda x, w, b, stride, padding: F.conv2d(x, w, b, stride, padding)), [draw(*x), draw(*w), b, stride, padding]
+
+
+def normed(x, w, b, mean, var, eps):
+    """A batch norm with the statistics that it used: the batch's own where none are given."""
+    given = [None if t is None else t.detach() for t in (mean, var)]
+    y = F.batch_norm(x, *given, w, b, training=mean is None, eps=eps)
+    if mean is None:
+        dims = [d for d in range(x.dim()) if d != 1]
+        mean, var = x.mean(dims), x.var(dims, unbiased=False)
+    return y, mean.detach(), var.detach()
+
+
+def norm_cases(draw):
+    """Shapes with weight and bias, without, and with statistics."""
+    yield [draw(4, 3, 5, 2), draw(3), draw(3), None, None]
+    yield [draw(9, 6) * 2.0 + 3.0, None, None, None, None]
+    yield [draw(2, 5, 3, 3), draw(5), draw(5), draw(5), draw.positive(5)]
+    yield [draw(20, 18, 2, 2), draw(18), draw(18), None, None]
+
+
+@op("batch_norm")
+def batch_norm(draw):
+    for args in norm_cases(draw):
+        yield normed, [*args, 1e-5]
+
+
+@op("batch_norm_relu")
+def batch_norm_relu(draw):
+    def reference(x, w, b, mean, var, residual, eps):
+        y, mean, var = normed(x, w, b, mean, var, eps)
+        return F.relu(y if residual is None else y + residual), mean, var
+
+    for i, args in enumerate(norm_cases(draw)):
+        yield reference, [*args, draw(*args[0].shape) if i % 2 == 0 else None, 1e-5]
+
+
+@op("max_pool2d")
+def max_pool2d(draw):
+    for shape, kernel, stride, padding in [((2, 3, 7, 8), 3, 2, 1), ((1, 5, 4, 4), 2, 2, 0), ((2, 1, 5, 5), 3, 1, 1)]:
+        yield (lambda x, k, s, p: F.max_pool2d(x, k, s, p)), [draw(*shape), kernel, stride, padding]
+
+
 @op("rms_norm")
 def rms_norm(draw):
     def reference(x, w, eps):

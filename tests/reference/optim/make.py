@@ -8,7 +8,9 @@ optim.safetensors: metadata `cases` is a JSON list of {"rule": "adamw" | "sgd" |
 the parameters `ci.start.NAME` (`weight` [3, 4] takes weight decay, `bias` [4] doesn't), the gradients `ci.gradient.J.NAME`
 of step J, and `ci.after.J.NAME` after it. Gradients are clipped first: `off`, each tensor to its own norm, or all together.
 Everything is f32 in, f64 inside, f64 out. `larc` is NVIDIA's formula around SGD: the rate of a tensor is
-min(trust |p| / (|g| + decay |p| + eps) / lr, 1) with weight decay added to the gradient before it is multiplied.
+min(trust |p| / (|g| + decay |p| + eps) / lr, 1) with weight decay added to the gradient before it is multiplied; where
+`trust_clip` is false it is trust |p| / (|g| + decay |p| + eps), as SwAV's authors run it; where `vectors` is false a tensor of
+one dimension is not scaled.
 
 schedule.safetensors: metadata `cases` is a JSON list of {"start", "end", "warmup_start", "warmup_epochs", "epochs",
 "steps_per_epoch", "per_epoch"?}; `ci.values` is the value at every step: a straight warm-up of n points with both ends, then
@@ -37,6 +39,10 @@ CASES = [
     SGD | {"momentum": 0.0, "clip": "global", "limit": 1.0, "lr": [0.3] * STEPS, "weight_decay": [1e-4] * STEPS},
     {"rule": "larc", "momentum": 0.9, "trust": 0.02, "eps": 1e-8, "clip": "off", "limit": 0.0,
      "lr": [0.3, 0.6, 0.6, 0.4, 0.2, 0.1], "weight_decay": [1e-2] * STEPS},
+    {"rule": "larc", "momentum": 0.9, "trust": 0.001, "eps": 1e-8, "trust_clip": False, "clip": "off", "limit": 0.0,
+     "lr": [0.6, 0.6, 0.5, 0.4, 0.2, 0.1], "weight_decay": [1e-2] * STEPS},
+    {"rule": "larc", "momentum": 0.9, "trust": 0.01, "eps": 1e-8, "trust_clip": False, "vectors": False, "clip": "off",
+     "limit": 0.0, "lr": [0.2] * STEPS, "weight_decay": [1e-4] * STEPS},
 ]
 SCHEDULES = [
     {"start": 5e-4, "end": 1e-6, "warmup_start": 0.0, "warmup_epochs": 2, "epochs": 10, "steps_per_epoch": 7},
@@ -74,8 +80,10 @@ def apply_larc(case, group):
     decay, lr = group["weight_decay"], group["lr"]
     for p in group["params"]:
         size, slope = p.norm(), p.grad.norm()
-        if size != 0 and slope != 0:
-            rate = min(case["trust"] * size / (slope + decay * size + case["eps"]) / lr, 1.0)
+        if size != 0 and slope != 0 and (p.dim() > 1 or case.get("vectors", True)):
+            rate = case["trust"] * size / (slope + decay * size + case["eps"])
+            if case.get("trust_clip", True):
+                rate = min(rate / lr, 1.0)
             p.grad = (p.grad + decay * p.detach()) * rate
     group["weight_decay"] = 0.0
 

@@ -10,7 +10,9 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
 pub mod block;
+pub mod conv;
 pub mod dispatch;
 pub mod elementwise;
 pub mod float;
@@ -20,6 +22,7 @@ pub mod norm;
 pub mod optimizer;
 pub mod packed;
 pub mod patch;
+pub mod pool;
 pub mod resample;
 pub mod softmax;
 pub mod threads;

@@ -6,7 +6,7 @@ use crate::engine::ops::affine::affine;
 use crate::engine::tape::{Tape, Var};
 
 /// Processes that train together: this host runs one.
-const WORLD: usize = 1;
+pub const WORLD: usize = 1;
 
 /// The sum over ranks, or their mean. On one process both are `x` itself, and so is the gradient.
 ///

@@ -17,6 +17,9 @@ use super::matmul::Linear;
 use super::threads;
 use rows::{Plain, Rows};
 
+pub mod gathered;
+#[cfg(target_arch = "x86_64")]
+mod gathered_avx512;
 pub mod normed;
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -46,7 +49,8 @@ pub enum Format {
 }
 
 impl Format {
-    const fn of(bf16: bool) -> Self {
+    /// bf16 pairs where `bf16`, else f32.
+    pub const fn of(bf16: bool) -> Self {
         if bf16 { Self::Bf16 } else { Self::F32 }
     }
 

@@ -1,0 +1,333 @@
+//! Convolutions of pictures whose channels lie last, and their gradients.
+//!
+//! In f32 they are products of gathered rows in packed panels; no matrix of columns is kept. The plain
+//! loops in f64 are what gradient checks run in, and the definition.
+
+use rayon::prelude::*;
+
+use super::Float;
+use super::packed::gathered::{self, Gather, Lattice, Pictures, padded};
+use super::packed::rows::Rows;
+use super::packed::{Format, Panels, transposed};
+use super::threads;
+
+/// The sizes of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// What is read, `[B, H, W, C]`.
+    pub source: Pictures,
+    /// What is made, `[B, H', W', O]`.
+    pub result: Pictures,
+    /// Rows and columns of the kernel.
+    pub kernel: [usize; 2],
+    /// Pixels of the source from one pixel of the result to the next.
+    pub stride: usize,
+    /// Rows and columns of zeros on each side.
+    pub padding: usize,
+}
+
+impl Conv {
+    /// Taps of the kernel.
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Multiplications and additions of one pass.
+    pub fn flops(&self) -> usize {
+        2 * self.result.len() * self.taps() * self.source.channels
+    }
+
+    /// Where tap `tap` of the kernel reads, from the first pixel on.
+    fn tap(&self, tap: usize) -> [isize; 2] {
+        let padding = self.padding.cast_signed();
+        let [y, x] = [tap / self.kernel[1], tap % self.kernel[1]];
+        [y.cast_signed() - padding, x.cast_signed() - padding]
+    }
+
+    /// The pixel of the source that tap `tap` of pixel (`y`, `x`) reads, by its number in the picture.
+    fn reads(&self, [y, x]: [usize; 2], tap: usize) -> Option<usize> {
+        let [dy, dx] = self.tap(tap);
+        let y = usize::try_from((self.stride * y).cast_signed() + dy).ok()?;
+        let x = usize::try_from((self.stride * x).cast_signed() + dx).ok()?;
+        let inside = y < self.source.height && x < self.source.width;
+        inside.then_some(y * self.source.width + x)
+    }
+}
+
+/// `[O, taps, C]` with `C` filled up to `wide`, from a weight `[O, C, taps]`.
+fn by_taps(w: &[f32], conv: &Conv, wide: usize) -> Vec<f32> {
+    let (taps, channels) = (conv.taps(), conv.source.channels);
+    threads::made(
+        (conv.result.channels * taps * wide, taps * wide),
+        || (),
+        |(), o, rows: &mut [f32]| {
+            let w = &w[o * channels * taps..][..channels * taps];
+            for (t, row) in rows.chunks_exact_mut(wide).enumerate() {
+                for (to, w) in row.iter_mut().zip(w.chunks_exact(taps)) {
+                    *to = w[t];
+                }
+            }
+        },
+    )
+}
+
+/// `y` `[B, H', W', O]` from `x` `[B, H, W, C]` and `w` `[O, C, kh, kw]`, in f32 or with bf16 operands.
+///
+/// # Panics
+/// When a slice is of another size.
+pub fn forward(format: Format, x: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
+    let wide = padded(format, conv.source.channels);
+    let k = conv.taps() * wide;
+    let rows = by_taps(w, conv, wide);
+    let lattice = Lattice {
+        first: [0, 0],
+        taps: (0..conv.taps()).map(|tap| conv.tap(tap)).collect(),
+        panels: Panels::from_columns(format, &rows, conv.result.channels, k),
+    };
+    let gather = Gather {
+        source: conv.source,
+        result: conv.result,
+        stride: conv.stride,
+        step: 1,
+        lattices: vec![lattice],
+    };
+    gathered::product(format, x, &gather)
+}
+
+/// The gradient to `x`, from `dy` `[B, H', W', O]`: a gathered product for each pixel that the stride tells
+/// apart.
+///
+/// # Panics
+/// When a slice is of another size.
+pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
+    let (channels, outputs) = (conv.source.channels, conv.result.channels);
+    let (taps, stride) = (conv.taps(), conv.stride.cast_signed());
+    let wide = padded(format, outputs);
+    let rows = by_taps(w, conv, channels);
+    let lattice = |first: [usize; 2]| {
+        // Pixel s i + f of the source is read by pixel i + (f - tap) / s of the result, where that is whole.
+        let away = |tap: usize| {
+            let [dy, dx] = conv.tap(tap);
+            [first[0].cast_signed() - dy, first[1].cast_signed() - dx]
+        };
+        let mut used: Vec<([isize; 2], usize)> = (0..taps)
+            .map(|tap| (away(tap), tap))
+            .filter(|([y, x], _)| y % stride == 0 && x % stride == 0)
+            .map(|([y, x], tap)| ([y / stride, x / stride], tap))
+            .collect();
+        // In the order of pixels, so that neighbours lie together.
+        used.sort_unstable();
+        let mut right = vec![0.0; used.len() * wide * channels];
+        right.par_chunks_mut((wide * channels).max(1)).zip(&used).for_each(|(right, (_, tap))| {
+            for (o, row) in right.chunks_exact_mut(channels).take(outputs).enumerate() {
+                row.copy_from_slice(&rows[(o * taps + tap) * channels..][..channels]);
+            }
+        });
+        let panels = Panels::from_rows(format, &right, used.len() * wide, channels);
+        Lattice { first, taps: used.into_iter().map(|(tap, _)| tap).collect(), panels }
+    };
+    let firsts = (0..conv.stride).flat_map(|y| (0..conv.stride).map(move |x| [y, x]));
+    let gather = Gather {
+        source: conv.result,
+        result: conv.source,
+        stride: 1,
+        step: conv.stride,
+        lattices: firsts.map(lattice).collect(),
+    };
+    gathered::product(format, dy, &gather)
+}
+
+/// The gradient to `w`, `[O, C, kh, kw]`, from `dy` and `x`.
+///
+/// # Panics
+/// When a slice is of another size.
+pub fn grad_weight(format: Format, dy: &[f32], x: &[f32], conv: &Conv) -> Vec<f32> {
+    let (taps, channels) = (conv.taps(), conv.source.channels);
+    let n = taps * channels;
+    let shape = transposed::Shape { k: conv.result.pixels(), m: conv.result.channels, n };
+    let (product, _) = transposed::product(format, dy, &Patches { x, conv }, shape);
+    if taps == 1 {
+        return product;
+    }
+    threads::made((product.len(), n), || (), |(), o, dw: &mut [f32]| {
+        let rows = &product[o * n..][..n];
+        for (t, row) in rows.chunks_exact(channels).enumerate() {
+            for (dw, value) in dw.chunks_exact_mut(taps).zip(row) {
+                dw[t] = *value;
+            }
+        }
+    })
+}
+
+/// What each pixel of the result reads, as a row `[taps, C]`.
+struct Patches<'a> {
+    x: &'a [f32],
+    conv: &'a Conv,
+}
+
+impl Rows for Patches<'_> {
+    fn width(&self) -> usize {
+        self.conv.taps() * self.conv.source.channels
+    }
+
+    fn borrow(&self, first: usize, count: usize) -> Option<&[f32]> {
+        let Conv { kernel, stride, padding, source, .. } = *self.conv;
+        let plain = kernel == [1, 1] && stride == 1 && padding == 0;
+        plain.then(|| &self.x[first * source.channels..][..count * source.channels])
+    }
+
+    fn write(&self, first: usize, out: &mut [f32]) {
+        let Conv { source, result, kernel, .. } = self.conv;
+        let [picture, channels] = [result.height * result.width, source.channels];
+        let width = self.width();
+        for (pixel, row) in (first..).zip(out.chunks_exact_mut(width)) {
+            let at = [pixel % picture / result.width, pixel % result.width];
+            let x = &self.x[pixel / picture * source.height * source.width * channels..];
+            for (line, row) in row.chunks_exact_mut(kernel[1] * channels).enumerate() {
+                let (first, last) = (line * kernel[1], (line + 1) * kernel[1] - 1);
+                if let (Some(start), Some(_)) = (self.conv.reads(at, first), self.conv.reads(at, last)) {
+                    row.copy_from_slice(&x[start * channels..][..row.len()]);
+                    continue;
+                }
+                for (tap, to) in (first..).zip(row.chunks_exact_mut(channels)) {
+                    match self.conv.reads(at, tap) {
+                        Some(pixel) => to.copy_from_slice(&x[pixel * channels..][..channels]),
+                        None => to.fill(0.0),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Calls `body` with the number of every pixel of the result, tap, and pixel of the source that it reads.
+fn each_tap(conv: &Conv, mut body: impl FnMut(usize, usize, usize)) {
+    let Conv { source, result, .. } = conv;
+    for b in 0..source.batch {
+        for y in 0..result.height {
+            for x in 0..result.width {
+                let to = (b * result.height + y) * result.width + x;
+                for tap in 0..conv.taps() {
+                    if let Some(from) = conv.reads([y, x], tap) {
+                        body(to, tap, b * source.height * source.width + from);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`forward`] by its definition.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn forward_plain<T: Float>(x: &[T], w: &[T], conv: &Conv) -> Vec<T> {
+    let (c, n, taps) = (conv.source.channels, conv.result.channels, conv.taps());
+    let mut out = vec![T::ZERO; conv.result.len()];
+    each_tap(conv, |to, tap, from| {
+        for (o, y) in out[to * n..][..n].iter_mut().enumerate() {
+            for (i, x) in x[from * c..][..c].iter().enumerate() {
+                *y += *x * w[(o * c + i) * taps + tap];
+            }
+        }
+    });
+    out
+}
+
+/// [`grad_input`] by its definition.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn grad_input_plain<T: Float>(dy: &[T], w: &[T], conv: &Conv) -> Vec<T> {
+    let (c, n, taps) = (conv.source.channels, conv.result.channels, conv.taps());
+    let mut dx = vec![T::ZERO; conv.source.len()];
+    each_tap(conv, |to, tap, from| {
+        for (o, dy) in dy[to * n..][..n].iter().enumerate() {
+            for (i, dx) in dx[from * c..][..c].iter_mut().enumerate() {
+                *dx += *dy * w[(o * c + i) * taps + tap];
+            }
+        }
+    });
+    dx
+}
+
+/// [`grad_weight`] by its definition.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn grad_weight_plain<T: Float>(dy: &[T], x: &[T], conv: &Conv) -> Vec<T> {
+    let (c, n, taps) = (conv.source.channels, conv.result.channels, conv.taps());
+    let mut dw = vec![T::ZERO; n * c * taps];
+    each_tap(conv, |to, tap, from| {
+        for (o, dy) in dy[to * n..][..n].iter().enumerate() {
+            for (i, x) in x[from * c..][..c].iter().enumerate() {
+                dw[(o * c + i) * taps + tap] += *dy * *x;
+            }
+        }
+    });
+    dw
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Stream;
+
+    fn conv(batch: usize, [height, width]: [usize; 2], [c, o]: [usize; 2], k: usize, s: usize) -> Conv {
+        let padding = k / 2;
+        let out = |side: usize| (side + 2 * padding - k) / s + 1;
+        Conv {
+            source: Pictures { batch, height, width, channels: c },
+            result: Pictures { batch, height: out(height), width: out(width), channels: o },
+            kernel: [k, k],
+            stride: s,
+            padding,
+        }
+    }
+
+    fn random(n: usize, seed: u64) -> Vec<f32> {
+        let mut stream = Stream::new(seed, "conv", 0, 0);
+        (0..n).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn far(got: &[f32], want: &[f32]) -> f32 {
+        assert_eq!(got.len(), want.len());
+        let size = (want.iter().map(|x| x * x).sum::<f32>() / want.len() as f32).sqrt();
+        got.iter().zip(want).map(|(g, w)| (g - w).abs() / size).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn packed_convolutions_and_their_gradients_are_those_of_the_definition() {
+        let cases = [
+            conv(2, [8, 8], [4, 40], 3, 1),
+            conv(3, [9, 7], [3, 5], 3, 2),
+            conv(5, [4, 4], [33, 34], 3, 2),
+            conv(1, [40, 30], [6, 8], 3, 1),
+            conv(2, [5, 6], [7, 9], 1, 2),
+            conv(2, [6, 5], [8, 4], 1, 1),
+            conv(1, [15, 16], [3, 4], 7, 2),
+            conv(1, [1, 1], [1, 1], 3, 1),
+        ];
+        for conv in cases {
+            let w = random(conv.result.channels * conv.source.channels * conv.taps(), 1);
+            let (x, dy) = (random(conv.source.len(), 2), random(conv.result.len(), 3));
+            let want = [
+                forward_plain(&x, &w, &conv),
+                grad_input_plain(&dy, &w, &conv),
+                grad_weight_plain(&dy, &x, &conv),
+            ];
+            // bf16 keeps 8 bits of each operand.
+            for (format, tolerance) in [(Format::F32, 2e-5), (Format::Bf16, 3e-2)] {
+                let got = [
+                    forward(format, &x, &w, &conv),
+                    grad_input(format, &dy, &w, &conv),
+                    grad_weight(format, &dy, &x, &conv),
+                ];
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let far = far(got, want);
+                    assert!(far < tolerance, "{conv:?} {format:?} {i}: {far}");
+                }
+            }
+        }
+    }
+}
