@@ -40,8 +40,8 @@ pub struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Whether a batch norm goes by the batch's statistics: in a step of training, a teacher's too, as in the
-    /// authors' code of DINO; not where a network is asked.
+    /// Whether a batch norm goes by the batch's statistics: in a step of training, a teacher's too; not where
+    /// a network is asked.
     pub fn batch_statistics(&self) -> bool {
         self.training || self.vars.learns()
     }

@@ -371,7 +371,7 @@ def normed(x, w, b, mean, var, eps):
 def norm_cases(draw):
     """Shapes with weight and bias, without, and with statistics."""
     yield [draw(4, 3, 5, 2), draw(3), draw(3), None, None]
-    yield [draw(9, 6) * 2.0 + 3.0, None, None, None, None]
+    yield [draw.exact(draw(9, 6) * 2.0 + 3.0), None, None, None, None]
     yield [draw(2, 5, 3, 3), draw(5), draw(5), draw(5), draw.positive(5)]
     yield [draw(20, 18, 2, 2), draw(18), draw(18), None, None]
 

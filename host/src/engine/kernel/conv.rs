@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::Float;
 use super::packed::gathered::{self, Gather, Lattice, Pictures, padded};
 use super::packed::rows::Rows;
-use super::packed::{Format, Panels, transposed};
+use super::packed::{Format, Panels, correlated, transposed};
 use super::threads;
 
 /// The sizes of a convolution.
@@ -44,6 +44,18 @@ impl Conv {
         [y.cast_signed() - padding, x.cast_signed() - padding]
     }
 
+    /// Which pixels of the source are read for which of the result.
+    fn gather(&self) -> Gather {
+        let taps = (0..self.taps()).map(|tap| self.tap(tap)).collect();
+        Gather {
+            source: self.source,
+            result: self.result,
+            stride: self.stride,
+            step: 1,
+            lattices: vec![Lattice { first: [0, 0], taps }],
+        }
+    }
+
     /// The pixel of the source that tap `tap` of pixel (`y`, `x`) reads, by its number in the picture.
     fn reads(&self, [y, x]: [usize; 2], tap: usize) -> Option<usize> {
         let [dy, dx] = self.tap(tap);
@@ -53,6 +65,9 @@ impl Conv {
         inside.then_some(y * self.source.width + x)
     }
 }
+
+/// Channels below which taps side by side fill a panel better than one tap does.
+const FEW: usize = 16;
 
 /// `[O, taps, C]` with `C` filled up to `wide`, from a weight `[O, C, taps]`.
 fn by_taps(w: &[f32], conv: &Conv, wide: usize) -> Vec<f32> {
@@ -79,19 +94,8 @@ pub fn forward(format: Format, x: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
     let wide = padded(format, conv.source.channels);
     let k = conv.taps() * wide;
     let rows = by_taps(w, conv, wide);
-    let lattice = Lattice {
-        first: [0, 0],
-        taps: (0..conv.taps()).map(|tap| conv.tap(tap)).collect(),
-        panels: Panels::from_columns(format, &rows, conv.result.channels, k),
-    };
-    let gather = Gather {
-        source: conv.source,
-        result: conv.result,
-        stride: conv.stride,
-        step: 1,
-        lattices: vec![lattice],
-    };
-    gathered::product(format, x, &gather)
+    let panels = Panels::from_columns(format, &rows, conv.result.channels, k);
+    gathered::product(format, x, &conv.gather(), &[panels])
 }
 
 /// The gradient to `x`, from `dy` `[B, H', W', O]`: a gathered product for each pixel that the stride tells
@@ -124,17 +128,13 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
             }
         });
         let panels = Panels::from_rows(format, &right, used.len() * wide, channels);
-        Lattice { first, taps: used.into_iter().map(|(tap, _)| tap).collect(), panels }
+        (Lattice { first, taps: used.into_iter().map(|(tap, _)| tap).collect() }, panels)
     };
     let firsts = (0..conv.stride).flat_map(|y| (0..conv.stride).map(move |x| [y, x]));
-    let gather = Gather {
-        source: conv.result,
-        result: conv.source,
-        stride: 1,
-        step: conv.stride,
-        lattices: firsts.map(lattice).collect(),
-    };
-    gathered::product(format, dy, &gather)
+    let (lattices, panels): (Vec<Lattice>, Vec<Panels>) = firsts.map(lattice).unzip();
+    let (source, result) = (conv.result, conv.source);
+    let gather = Gather { source, result, stride: 1, step: conv.stride, lattices };
+    gathered::product(format, dy, &gather, &panels)
 }
 
 /// The gradient to `w`, `[O, C, kh, kw]`, from `dy` and `x`.
@@ -143,6 +143,9 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
 /// When a slice is of another size.
 pub fn grad_weight(format: Format, dy: &[f32], x: &[f32], conv: &Conv) -> Vec<f32> {
     let (taps, channels) = (conv.taps(), conv.source.channels);
+    if channels >= FEW {
+        return correlated::product(format, dy, x, &conv.gather());
+    }
     let n = taps * channels;
     let shape = transposed::Shape { k: conv.result.pixels(), m: conv.result.channels, n };
     let (product, _) = transposed::product(format, dy, &Patches { x, conv }, shape);
@@ -307,6 +310,10 @@ mod tests {
             conv(2, [6, 5], [8, 4], 1, 1),
             conv(1, [15, 16], [3, 4], 7, 2),
             conv(1, [1, 1], [1, 1], 3, 1),
+            conv(2, [7, 5], [20, 13], 3, 1),
+            conv(3, [9, 9], [40, 30], 3, 2),
+            conv(2, [16, 16], [32, 70], 3, 1),
+            conv(1, [5, 5], [17, 3], 1, 2),
         ];
         for conv in cases {
             let w = random(conv.result.channels * conv.source.channels * conv.taps(), 1);

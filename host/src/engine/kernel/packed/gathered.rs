@@ -57,12 +57,9 @@ pub struct Lattice {
     pub first: [usize; 2],
     /// Where pixel (i, j) reads: at `stride` (i, j) plus each of these.
     pub taps: Vec<[isize; 2]>,
-    /// The right operand: for each tap the channels of the source, to an even number where words are
-    /// pairs.
-    pub panels: Panels,
 }
 
-/// A gathered product.
+/// Which pixels are read for which.
 #[derive(Clone, Debug)]
 pub struct Gather {
     /// The pictures that are read.
@@ -99,60 +96,67 @@ struct Chunk {
 }
 
 /// What every task knows of a lattice.
-struct Plan<'a> {
-    lattice: &'a Lattice,
+pub(super) struct Plan {
+    first: [usize; 2],
     /// The smallest row and column of its taps.
     least: [isize; 2],
     /// The largest row of its taps.
     most: isize,
     /// Its pixels in a row of the result.
     columns: usize,
-    chunks: Vec<Chunk>,
+    /// The words of each tap, from those of the first on.
+    pub(super) taps: Vec<usize>,
 }
 
 /// The layout of a row of the source in scratch space.
 #[derive(Clone, Copy)]
-struct Padding {
+pub(super) struct Padding {
     format: Format,
     /// Pixels of zeros in front.
     left: usize,
     /// Pixels in all.
     width: usize,
     /// Words of a pixel.
-    words: usize,
+    pub(super) words: usize,
 }
 
-/// The result `[batch, height, width, n]` of `gather` on `x`.
+/// The result `[batch, height, width, n]` of `gather` on `x`. Each lattice has its `panels`: for each of its taps
+/// the channels of the source, to an even number where words are pairs.
 ///
 /// # Panics
 /// When `x` or a panel does not fit.
-pub fn product(format: Format, x: &[f32], gather: &Gather) -> Vec<f32> {
+pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels]) -> Vec<f32> {
     let Gather { source, result, .. } = gather;
     assert_eq!(x.len(), source.len(), "a picture of the wrong size");
+    assert_eq!(gather.lattices.len(), panels.len(), "panels of a gathered product");
     if result.is_empty() {
         return Vec::new();
     }
     let padding = padding(format, gather);
-    let plans: Vec<Plan<'_>> = gather
-        .lattices
-        .iter()
-        .filter(|lattice| !lattice.taps.is_empty())
-        .filter_map(|lattice| plan(lattice, gather, padding))
-        .collect();
+    let lattices = gather.lattices.iter().zip(panels);
+    let (plans, work): (Vec<Plan>, Vec<(&Panels, Vec<Chunk>)>) = lattices
+        .filter_map(|(lattice, panels)| {
+            let k = lattice.taps.len() * padding.words * format.group();
+            assert_eq!((panels.k, panels.n, panels.format), (k, result.channels, format));
+            let plan = plan(lattice, gather, padding)?;
+            let chunks = chunks(&plan.taps, padding.words);
+            Some((plan, (panels, chunks)))
+        })
+        .unzip();
     let row = result.width * result.channels;
     let rows = PIXELS.div_ceil(result.width);
     let scratch = Scratch::default;
     threads::made((result.len(), rows * row), scratch, |scratch: &mut Scratch, task, y| {
         let lines = task * rows..task * rows + y.len() / row;
         scratch.fill(x, gather, (&plans, padding), lines);
-        for (plan, places) in plans.iter().zip(&scratch.places) {
-            run(format, (&scratch.words, places), plan, y);
+        for ((panels, chunks), places) in work.iter().zip(&scratch.places) {
+            run((&scratch.words, places), (panels, chunks), y);
         }
     })
 }
 
 /// Zeros around the source, so that no tap falls outside of a row.
-fn padding(format: Format, gather: &Gather) -> Padding {
+pub(super) fn padding(format: Format, gather: &Gather) -> Padding {
     let (mut left, mut right) = (0, 0);
     for lattice in &gather.lattices {
         let columns = lattice.columns(gather);
@@ -174,32 +178,31 @@ impl Lattice {
     }
 }
 
-fn plan<'a>(lattice: &'a Lattice, gather: &Gather, padding: Padding) -> Option<Plan<'a>> {
-    let group = padding.format.group();
-    let k = lattice.taps.len() * padding.words * group;
-    let fits = (lattice.panels.k, lattice.panels.n, lattice.panels.format);
-    assert_eq!(fits, (k, gather.result.channels, padding.format), "panels of a gathered product");
+/// What tasks know of `lattice`; none where it has no taps.
+pub(super) fn plan(lattice: &Lattice, gather: &Gather, padding: Padding) -> Option<Plan> {
     let rows = lattice.taps.iter().map(|tap| tap[0]);
     let (top, most) = (rows.clone().min()?, rows.max()?);
     let left = lattice.taps.iter().map(|tap| tap[1]).min()?;
-    let mut runs: Vec<Run> = Vec::new();
-    for [dy, dx] in &lattice.taps {
+    let offset = |[dy, dx]: &[isize; 2]| {
         let pixel = (dy - top).cast_unsigned() * padding.width + (dx - left).cast_unsigned();
-        let offset = pixel * padding.words;
-        match runs.last_mut() {
-            Some(run) if run.offset + run.len == offset => run.len += padding.words,
-            _ => runs.push(Run { offset, len: padding.words }),
-        }
-    }
+        pixel * padding.words
+    };
+    let taps = lattice.taps.iter().map(offset).collect();
     let (least, columns) = ([top, left], lattice.columns(gather));
-    Some(Plan { lattice, least, most, columns, chunks: chunks(&runs) })
+    Some(Plan { first: lattice.first, least, most, columns, taps })
 }
 
-/// `runs` in pieces of at most [`DEPTH`] words.
-fn chunks(runs: &[Run]) -> Vec<Chunk> {
+/// `words` words at each of `taps`, those that lie together as one run, in pieces of at most [`DEPTH`] words.
+fn chunks(taps: &[usize], words: usize) -> Vec<Chunk> {
+    let mut runs: Vec<Run> = Vec::new();
+    for &offset in taps {
+        match runs.last_mut() {
+            Some(run) if run.offset + run.len == offset => run.len += words,
+            _ => runs.push(Run { offset, len: words }),
+        }
+    }
     let mut chunks = vec![Chunk { first: 0, depth: 0, runs: Vec::new() }];
-    for run in runs {
-        let mut run = *run;
+    for mut run in runs {
         while run.len > 0 {
             let last = chunks.len() - 1;
             let chunk = &mut chunks[last];
@@ -222,21 +225,21 @@ pub(super) type Place = [usize; 2];
 
 /// What one thread uses again and again.
 #[derive(Default)]
-struct Scratch {
-    words: Vec<u32>,
+pub(super) struct Scratch {
+    pub(super) words: Vec<u32>,
     /// Pixels of each lattice.
-    places: Vec<Vec<Place>>,
+    pub(super) places: Vec<Vec<Place>>,
     /// Words of one row before they are set in.
     row: Vec<u32>,
 }
 
 impl Scratch {
     /// Converts what the rows `lines` of the result (counted over all pictures) read.
-    fn fill(
+    pub(super) fn fill(
         &mut self,
         x: &[f32],
         gather: &Gather,
-        (plans, padding): (&[Plan<'_>], Padding),
+        (plans, padding): (&[Plan], Padding),
         lines: std::ops::Range<usize>,
     ) {
         self.words.clear();
@@ -251,7 +254,7 @@ impl Scratch {
             let base = self.words.len();
             let at = |y: usize| (line - lines.start + y - first) * gather.result.width;
             for (plan, places) in plans.iter().zip(&mut self.places) {
-                let [fy, fx] = plan.lattice.first;
+                let [fy, fx] = plan.first;
                 let pixel = |i: usize, j: usize| {
                     let y = ((gather.stride * i).cast_signed() + plan.least[0] - low).cast_unsigned();
                     let x = (gather.stride * j + padding.left).cast_signed() + plan.least[1];
@@ -293,10 +296,10 @@ impl Scratch {
 }
 
 /// The first and last row of the source that the rows `rows` of a picture read; may lie outside.
-fn reads(gather: &Gather, plans: &[Plan<'_>], rows: &std::ops::Range<usize>) -> (isize, isize) {
+fn reads(gather: &Gather, plans: &[Plan], rows: &std::ops::Range<usize>) -> (isize, isize) {
     let (mut low, mut high) = (isize::MAX, isize::MIN);
     for plan in plans {
-        let first = plan.lattice.first[0];
+        let first = plan.first[0];
         let mut lattice =
             rows.clone().filter(|y| *y >= first && (y - first).is_multiple_of(gather.step));
         let Some(start) = lattice.next() else { continue };
@@ -310,36 +313,39 @@ fn reads(gather: &Gather, plans: &[Plan<'_>], rows: &std::ops::Range<usize>) -> 
 }
 
 /// Makes the pixels `places` of one lattice; `y` is the task's part of the result.
-fn run(format: Format, (words, places): (&[u32], &[Place]), plan: &Plan<'_>, y: &mut [f32]) {
+fn run((words, places): (&[u32], &[Place]), (panels, chunks): (&Panels, &[Chunk]), y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if (format == Format::Bf16 && level() == Level::Avx512Bf16)
-        || (format == Format::F32 && level() >= Level::Avx512)
-    {
-        return run_avx512(format, (words, places), plan, y);
+    match (panels.format, level()) {
+        (Format::Bf16, Level::Avx512Bf16) | (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
+            return run_avx512((words, places), (panels, chunks), y);
+        }
+        _ => {}
     }
-    let panels = &plan.lattice.panels;
-    let mut rows = Vec::with_capacity(places.len() * format.words(panels.k));
+    let (format, n, k) = (panels.format, panels.n, panels.k);
+    let mut rows = Vec::with_capacity(places.len() * format.words(k));
     for [from, _] in places {
-        for Run { offset, len } in plan.chunks.iter().flat_map(|chunk| &chunk.runs) {
+        for Run { offset, len } in chunks.iter().flat_map(|chunk| &chunk.runs) {
             rows.extend_from_slice(&words[from + offset..][..*len]);
         }
     }
-    let left =
-        Left { words: Cow::Owned(rows), format, rows: places.len(), k: panels.k, tiled: false };
-    let mut made = vec![0.0; places.len() * panels.n];
+    let left = Left { words: Cow::Owned(rows), format, rows: places.len(), k, tiled: false };
+    let mut made = vec![0.0; places.len() * n];
     if !made.is_empty() {
         multiply(&left, 0, panels, &mut made, false);
     }
-    for ([_, to], made) in places.iter().zip(made.chunks_exact(panels.n)) {
-        y[*to..][..panels.n].copy_from_slice(made);
+    for ([_, to], made) in places.iter().zip(made.chunks_exact(n)) {
+        y[*to..][..n].copy_from_slice(made);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn run_avx512(format: Format, (words, places): (&[u32], &[Place]), plan: &Plan<'_>, y: &mut [f32]) {
-    let panels = &plan.lattice.panels;
-    let height = format.words(panels.k);
-    for chunk in &plan.chunks {
+fn run_avx512(
+    (words, places): (&[u32], &[Place]),
+    (panels, chunks): (&Panels, &[Chunk]),
+    y: &mut [f32],
+) {
+    let height = panels.format.words(panels.k);
+    for chunk in chunks {
         for panel in 0..panels.n.div_ceil(WIDTH) {
             let tile = gathered_avx512::Tile {
                 a: words,
@@ -349,7 +355,7 @@ fn run_avx512(format: Format, (words, places): (&[u32], &[Place]), plan: &Plan<'
                 columns: WIDTH.min(panels.n - panel * WIDTH),
                 adds: chunk.first > 0,
             };
-            gathered_avx512::tiles(format == Format::Bf16, &tile, places, y);
+            gathered_avx512::tiles(panels.format == Format::Bf16, &tile, places, y);
         }
     }
 }

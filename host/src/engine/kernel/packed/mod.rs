@@ -17,6 +17,7 @@ use super::matmul::Linear;
 use super::threads;
 use rows::{Plain, Rows};
 
+pub mod correlated;
 pub mod gathered;
 #[cfg(target_arch = "x86_64")]
 mod gathered_avx512;
