@@ -25,7 +25,7 @@ pub(crate) struct Prototypes {
 
 impl Head {
     pub(crate) fn declare(options: Options, host: &mut Builder, from: usize) -> Result<Self> {
-        let dim = options.size("head_dim")?;
+        let (dim, norm) = (options.size("head_dim")?, options.choice("head_norm")?);
         let layers = host.module(
             "head",
             "mlp",
@@ -35,7 +35,7 @@ impl Head {
                 ("out", dim.into()),
                 ("layers", options.int("head_layers")?.into()),
                 ("activation", "relu".into()),
-                ("norm", options.choice("head_norm")?.into()),
+                ("norm", norm.as_str().into()),
             ],
         )?;
         // The authors' guard against early collapse: prototypes don't move at first.
