@@ -15,7 +15,7 @@ use pretext::random::Stream;
 use pretext::schedule::Progress;
 use pretext::state::{State, StepVars};
 use pretext::train::prepare::{Prepared, prepare};
-use pretext::train::views::BatchViews;
+use pretext::train::views::{BatchViews, Fields};
 use pretext_tests::reference::{Reference, difference};
 use pretext_tests::{Workplace, built};
 use serde_json::Value;
@@ -143,7 +143,10 @@ fn the_loss_and_its_gradient_are_those_of_lightly_with_and_without_queue() {
         let far = held(&format!("gradient of case {c}"), difference(&gradient, want, 0.0), LOSS);
         largest[1] = largest[1].max(far);
     }
-    println!("largest difference of the loss {:.1e}, of its gradient {:.1e}", largest[0], largest[1]);
+    println!(
+        "largest difference of the loss {:.1e}, of its gradient {:.1e}",
+        largest[0], largest[1]
+    );
 }
 
 /// The recipe of the stored steps.
@@ -230,6 +233,13 @@ fn crops(file: &Reference, step: usize) -> Vec<Tensor> {
     globals.chain(locals).map(|name| file.tensor(&name).clone()).collect()
 }
 
+/// The batch of stored step `step`.
+fn batch(file: &Reference, step: usize) -> BatchViews {
+    let fields =
+        |copies: Vec<Tensor>| copies.into_iter().map(|crop| Fields::one("pixels", crop)).collect();
+    BatchViews::recorded(by_view(crops(file, step)).into_iter().map(fields).collect())
+}
+
 /// The largest difference of a parameter from those stored under `prefix`.
 fn parameters(state: &State, file: &Reference, prefix: &str, tolerance: f64) -> f64 {
     let far = file.below(prefix).into_iter().map(|(name, want)| {
@@ -240,9 +250,10 @@ fn parameters(state: &State, file: &Reference, prefix: &str, tolerance: f64) -> 
 }
 
 fn buffers(state: &State, file: &Reference) -> f64 {
-    let stored = file.below("running_after.").into_iter().map(|(name, want)| {
-        (format!("student.{name}"), want)
-    });
+    let stored = file
+        .below("running_after.")
+        .into_iter()
+        .map(|(name, want)| (format!("student.{name}"), want));
     let queues = ["queue_0", "queue_1"].map(|name| (name.to_owned(), file.tensor(name)));
     let far = stored.chain(queues).filter(|(name, _)| !name.ends_with("head.norms.0.running_mean"));
     let far = far.map(|(name, want)| {
@@ -258,8 +269,7 @@ fn check_steps(path: &str) {
     let mut largest = [0.0_f64; 4];
     for step in 0..total_steps as usize {
         let at = Progress { step: step as u64, steps_per_epoch, total_steps };
-        let batch = || Ok(BatchViews::recorded(by_view(crops(&file, step))));
-        let taken = trainer.step(&mut session, at, batch).unwrap();
+        let taken = trainer.step(&mut session, at, || Ok(batch(&file, step))).unwrap();
         let want = file.tensor(&format!("loss.{step}"));
         let loss = Tensor::new(&[taken.loss], &Device::Cpu).unwrap();
         let tolerance = if step == 0 { STEP[0] } else { STEP[1] };
@@ -315,8 +325,7 @@ fn a_bias_in_front_of_a_batch_norm_gets_no_gradient_worth_the_name() {
     assert!(!file.has(&format!("start.{IDLE}")));
     let Prepared { mut session, mut trainer, total_steps, steps_per_epoch, .. } = started(&file);
     let at = Progress { step: 0, steps_per_epoch, total_steps };
-    let batch = || Ok(BatchViews::recorded(by_view(crops(&file, 0))));
-    trainer.step(&mut session, at, batch).unwrap();
+    trainer.step(&mut session, at, || Ok(batch(&file, 0))).unwrap();
     let id = trainer.state.find(&format!("student.{IDLE}")).unwrap();
     let moved = pretext_tests::reference::elements(&trainer.state.get(id).value);
     assert!(moved.iter().all(|x| x.abs() < 1e-5), "{moved:?}");

@@ -62,9 +62,7 @@ impl BatchNorm {
             let n = (WORLD * x.value().elem_count() / weight.dims()[0].max(1)) as f64;
             // PyTorch keeps the unbiased variance and normalises by the biased one.
             let unbiased = Var::constant(made.var.value().affine(n / (n - 1.0).max(1.0), 0.0)?);
-            for (id, running, seen) in
-                [(self.mean, mean, &made.mean), (self.var, var, &unbiased)]
-            {
+            for (id, running, seen) in [(self.mean, mean, &made.mean), (self.var, var, &unbiased)] {
                 let next = lerp(f.tape, running, seen, SHARE)?;
                 f.vars.set_buffer(id, next.value().clone());
             }

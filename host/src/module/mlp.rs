@@ -173,7 +173,8 @@ mod tests {
     #[test]
     fn with_batch_norm_every_hidden_unit_has_mean_0_and_variance_1_over_the_rows() {
         let mut state = State::new(1);
-        let text = "in = 3\nout = 2\nhidden = 4\nlayers = 2\nnorm = \"batch\"\nactivation = \"relu\"";
+        let text =
+            "in = 3\nout = 2\nhidden = 4\nlayers = 2\nnorm = \"batch\"\nactivation = \"relu\"";
         let options: BTreeMap<_, _> = toml::from_str(text).unwrap();
         let mlp = build_block("mlp", &options, "head", &mut state, true).unwrap();
         let names: Vec<&str> = state.parameters().iter().map(|p| p.name.as_str()).collect();

@@ -111,7 +111,14 @@ impl Block {
         let changes = from != to || stride > 1;
         let names = [format!("{name}.downsample.0"), format!("{name}.downsample.1")];
         let shortcut = changes
-            .then(|| Layer::declare(d, names.each_ref().map(|n| n.as_str()), sizes(from, to, 1, stride), ONES))
+            .then(|| {
+                Layer::declare(
+                    d,
+                    names.each_ref().map(String::as_str),
+                    sizes(from, to, 1, stride),
+                    ONES,
+                )
+            })
             .transpose()?;
         Ok(Self { layers, shortcut })
     }
@@ -281,6 +288,7 @@ inventory::submit! {
             },
         ],
         build: |options, shape, declare| Ok(Rc::new(ResNet::build(options, shape, declare)?)),
+        grid: None,
     }
 }
 
@@ -308,14 +316,17 @@ mod tests {
     #[test]
     fn its_parameters_and_buffers_have_the_names_that_timm_gives_them() {
         let bench = resnet(SMALL);
-        assert_eq!(bench.names()[..6], [
-            "conv1.weight",
-            "bn1.weight",
-            "bn1.bias",
-            "layer1.0.conv1.weight",
-            "layer1.0.bn1.weight",
-            "layer1.0.bn1.bias"
-        ]);
+        assert_eq!(
+            bench.names()[..6],
+            [
+                "conv1.weight",
+                "bn1.weight",
+                "bn1.bias",
+                "layer1.0.conv1.weight",
+                "layer1.0.bn1.weight",
+                "layer1.0.bn1.bias"
+            ]
+        );
         assert!(bench.names().contains(&"layer4.0.downsample.1.bias"));
         let buffers: Vec<&str> = bench.state.buffers().iter().map(|b| b.name.as_str()).collect();
         assert_eq!(buffers[..2], ["bn1.running_mean", "bn1.running_var"]);

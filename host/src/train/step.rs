@@ -7,8 +7,8 @@ use std::rc::Rc;
 use candle_core::Tensor;
 
 use super::optimizer::{Clip, Optimizer, Rates, clip};
-use crate::engine::profile::Profile;
 use crate::engine::ops::l2_normalize::l2_normalize;
+use crate::engine::profile::Profile;
 use crate::engine::{Precision, Tape, Var, storage};
 use crate::module::Forward;
 use crate::plugin::Told;

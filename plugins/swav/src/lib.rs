@@ -109,11 +109,8 @@ impl Method for Swav {
     fn build(options: Options, host: &mut Builder) -> Result<Self> {
         let backbone = host.backbone("backbone")?;
         let width = backbone.fact("dim")?;
-        let head = if options.flag("head")? {
-            Some(Head::declare(options, host, width)?)
-        } else {
-            None
-        };
+        let head =
+            if options.flag("head")? { Some(Head::declare(options, host, width)?) } else { None };
         let width = head.as_ref().map_or(width, |head| head.prototypes.dim);
         Ok(Self {
             backbone,
@@ -177,11 +174,7 @@ fn crop(name: &str, copies: usize, options: Options) -> Result<ViewRequest> {
         .float("blur_min", 0.1)
         .float("blur_max", 2.0);
     // The authors divide red by 0.228 where everyone else takes 0.229.
-    Ok(if options.flag("authors_std")? {
-        view.floats("std", &[0.228, 0.224, 0.225])
-    } else {
-        view
-    })
+    Ok(if options.flag("authors_std")? { view.floats("std", &[0.228, 0.224, 0.225]) } else { view })
 }
 
 export_methods!(Swav);

@@ -42,7 +42,12 @@ pub(crate) fn assign(own: Tensor, past: Option<Tensor>, assign: Assign) -> Tenso
 ///
 /// `scores` is `[V B, K]`, the assigned crops first; `codes` `[B, K]` each. A crop's terms share its log softmax, so
 /// their targets are added first and each crop costs one cross-entropy.
-pub(crate) fn swapped(scores: Tensor, codes: [Tensor; 2], temperature: f64, terms: Terms) -> Tensor {
+pub(crate) fn swapped(
+    scores: Tensor,
+    codes: [Tensor; 2],
+    temperature: f64,
+    terms: Terms,
+) -> Tensor {
     let Terms { crops, batch } = terms;
     let mut rows = vec![codes[1], codes[0]];
     if crops > 2 {

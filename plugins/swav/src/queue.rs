@@ -18,7 +18,11 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Queues of embeddings of width `dim`, if the options ask for them.
-    pub(crate) fn declare(options: Options, host: &mut Builder, dim: usize) -> Result<Option<Self>> {
+    pub(crate) fn declare(
+        options: Options,
+        host: &mut Builder,
+        dim: usize,
+    ) -> Result<Option<Self>> {
         let length = options.size("queue_length")?;
         if length == 0 {
             return Ok(None);

@@ -80,7 +80,7 @@ impl<T: Float> Kernel for Moments<'_, T> {
                 middle.iter_mut().zip(row).for_each(|(sum, x)| *sum += *x);
             }
             let share = T::ONE / T::from_usize(count);
-            middle.iter_mut().for_each(|sum| *sum = *sum * share);
+            middle.iter_mut().for_each(|sum| *sum *= share);
             for row in x.chunks_exact(columns) {
                 for ((sum, middle), x) in away.iter_mut().zip(&*middle).zip(row) {
                     let distance = *x - *middle;
@@ -133,12 +133,16 @@ pub fn forward<T: Float>(x: &[T], norm: Norm<'_, T>, after: After<'_, T>) -> Vec
     let (scale, zeros) = (norm.scale(), vec![T::ZERO; columns]);
     let bias = norm.bias.unwrap_or(&zeros);
     let piece = rows_per_task(columns) * columns;
-    threads::made((x.len(), piece), || (), |(), i, y: &mut [T]| {
-        let at = i * piece..i * piece + y.len();
-        let residual = after.residual.map(|residual| &residual[at.clone()]);
-        let affine = Affine { mean: norm.mean, scale: &scale, bias };
-        dispatch(Apply { x: &x[at], affine, residual, relu: after.relu, y });
-    })
+    threads::made(
+        (x.len(), piece),
+        || (),
+        |(), i, y: &mut [T]| {
+            let at = i * piece..i * piece + y.len();
+            let residual = after.residual.map(|residual| &residual[at.clone()]);
+            let affine = Affine { mean: norm.mean, scale: &scale, bias };
+            dispatch(Apply { x: &x[at], affine, residual, relu: after.relu, y });
+        },
+    )
 }
 
 #[derive(Clone, Copy)]
@@ -224,13 +228,14 @@ pub fn sums<T: Float>(back: Backward<'_, T>) -> (Vec<T>, Vec<T>) {
 
 impl<T> Backward<'_, T> {
     fn piece(self, at: std::ops::Range<usize>) -> Self {
-        Self {
-            x: &self.x[at.clone()],
-            y: self.y.map(|y| &y[at.clone()]),
-            dy: &self.dy[at],
-            ..self
-        }
+        Self { x: &self.x[at.clone()], y: self.y.map(|y| &y[at.clone()]), dy: &self.dy[at], ..self }
     }
+}
+
+/// What of a gradient passes max(x, 0) where that gave `y`.
+#[inline(always)]
+fn passes<T: Float>(y: T, dy: T) -> T {
+    if y > T::ZERO { dy } else { T::ZERO }
 }
 
 struct Sums<'a, T> {
@@ -250,8 +255,10 @@ impl<T: Float> Kernel for Sums<'_, T> {
             let places = bias.iter_mut().zip(&mut *weight).zip(mean);
             match y.map(|y| &y[i * columns..][..columns]) {
                 Some(y) => {
-                    for (((x, y), dy), ((bias, weight), mean)) in x.iter().zip(y).zip(dy).zip(places) {
-                        let g = if *y > T::ZERO { *dy } else { T::ZERO };
+                    for (((x, y), dy), ((bias, weight), mean)) in
+                        x.iter().zip(y).zip(dy).zip(places)
+                    {
+                        let g = passes(*y, *dy);
                         *bias += g;
                         *weight = g.fma::<FMA>(*x - *mean, *weight);
                     }
@@ -264,7 +271,7 @@ impl<T: Float> Kernel for Sums<'_, T> {
                 }
             }
         }
-        weight.iter_mut().zip(rstd).for_each(|(weight, rstd)| *weight = *weight * *rstd);
+        weight.iter_mut().zip(rstd).for_each(|(weight, rstd)| *weight *= *rstd);
     }
 }
 
@@ -288,9 +295,13 @@ pub fn grad_input<T: Float>(
     let at = |i: usize, len: usize| back.piece(i * piece..i * piece + len);
     let constants = Constants { scale: &scale, bias, slope: &slope };
     if !residual {
-        let dx = threads::made((back.x.len(), piece), || (), |(), i, dx: &mut [T]| {
-            dispatch(GradInput { back: at(i, dx.len()), constants, dx, passed: None });
-        });
+        let dx = threads::made(
+            (back.x.len(), piece),
+            || (),
+            |(), i, dx: &mut [T]| {
+                dispatch(GradInput { back: at(i, dx.len()), constants, dx, passed: None });
+            },
+        );
         return (dx, None);
     }
     let mut passed = threads::zeros(back.x.len());
@@ -329,7 +340,7 @@ impl<T: Float> Kernel for GradInput<'_, T> {
             match y.map(|y| &y[at.clone()]) {
                 Some(y) => {
                     for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                        *dx = if *y > T::ZERO { *dy } else { T::ZERO };
+                        *dx = passes(*y, *dy);
                     }
                 }
                 None => dx.copy_from_slice(dy),

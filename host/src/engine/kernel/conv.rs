@@ -152,14 +152,18 @@ pub fn grad_weight(format: Format, dy: &[f32], x: &[f32], conv: &Conv) -> Vec<f3
     if taps == 1 {
         return product;
     }
-    threads::made((product.len(), n), || (), |(), o, dw: &mut [f32]| {
-        let rows = &product[o * n..][..n];
-        for (t, row) in rows.chunks_exact(channels).enumerate() {
-            for (dw, value) in dw.chunks_exact_mut(taps).zip(row) {
-                dw[t] = *value;
+    threads::made(
+        (product.len(), n),
+        || (),
+        |(), o, dw: &mut [f32]| {
+            let rows = &product[o * n..][..n];
+            for (t, row) in rows.chunks_exact(channels).enumerate() {
+                for (dw, value) in dw.chunks_exact_mut(taps).zip(row) {
+                    dw[t] = *value;
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 /// What each pixel of the result reads, as a row `[taps, C]`.
@@ -188,7 +192,9 @@ impl Rows for Patches<'_> {
             let x = &self.x[pixel / picture * source.height * source.width * channels..];
             for (line, row) in row.chunks_exact_mut(kernel[1] * channels).enumerate() {
                 let (first, last) = (line * kernel[1], (line + 1) * kernel[1] - 1);
-                if let (Some(start), Some(_)) = (self.conv.reads(at, first), self.conv.reads(at, last)) {
+                if let (Some(start), Some(_)) =
+                    (self.conv.reads(at, first), self.conv.reads(at, last))
+                {
                     row.copy_from_slice(&x[start * channels..][..row.len()]);
                     continue;
                 }
@@ -206,15 +212,13 @@ impl Rows for Patches<'_> {
 /// Calls `body` with the number of every pixel of the result, tap, and pixel of the source that it reads.
 fn each_tap(conv: &Conv, mut body: impl FnMut(usize, usize, usize)) {
     let Conv { source, result, .. } = conv;
-    for b in 0..source.batch {
-        for y in 0..result.height {
-            for x in 0..result.width {
-                let to = (b * result.height + y) * result.width + x;
-                for tap in 0..conv.taps() {
-                    if let Some(from) = conv.reads([y, x], tap) {
-                        body(to, tap, b * source.height * source.width + from);
-                    }
-                }
+    let picture = result.height * result.width;
+    for to in 0..result.pixels() {
+        let at = [to % picture / result.width, to % result.width];
+        let first = to / picture * source.height * source.width;
+        for tap in 0..conv.taps() {
+            if let Some(from) = conv.reads(at, tap) {
+                body(to, tap, first + from);
             }
         }
     }
@@ -276,7 +280,13 @@ mod tests {
     use super::*;
     use crate::random::Stream;
 
-    fn conv(batch: usize, [height, width]: [usize; 2], [c, o]: [usize; 2], k: usize, s: usize) -> Conv {
+    fn conv(
+        batch: usize,
+        [height, width]: [usize; 2],
+        [c, o]: [usize; 2],
+        k: usize,
+        s: usize,
+    ) -> Conv {
         let padding = k / 2;
         let out = |side: usize| (side + 2 * padding - k) / s + 1;
         Conv {

@@ -93,14 +93,18 @@ pub fn max_backward<T: Float>(dy: &[T], places: &[u32], pool: &Pool) -> Vec<T> {
     let Pool { source, result, .. } = pool;
     let piece = source.height * source.width * source.channels;
     let of = result.height * result.width * result.channels;
-    threads::made((source.len(), piece), || (), |(), b, dx: &mut [T]| {
-        let (dy, places) = (&dy[b * of..][..of], &places[b * of..][..of]);
-        for (dy, places) in
-            dy.chunks_exact(source.channels).zip(places.chunks_exact(source.channels))
-        {
-            for (c, (dy, place)) in dy.iter().zip(places).enumerate() {
-                dx[*place as usize * source.channels + c] += *dy;
+    threads::made(
+        (source.len(), piece),
+        || (),
+        |(), b, dx: &mut [T]| {
+            let (dy, places) = (&dy[b * of..][..of], &places[b * of..][..of]);
+            for (dy, places) in
+                dy.chunks_exact(source.channels).zip(places.chunks_exact(source.channels))
+            {
+                for (c, (dy, place)) in dy.iter().zip(places).enumerate() {
+                    dx[*place as usize * source.channels + c] += *dy;
+                }
             }
-        }
-    })
+        },
+    )
 }

@@ -39,20 +39,41 @@ pub struct Normed {
 /// # Errors
 /// When the shapes don't fit together.
 pub fn batch_norm(tape: &Tape, x: &Var, channels: Channels<'_>, eps: f64) -> Result<Normed> {
-    normed(tape, "batch_norm", x, channels, (eps, None))
+    normed(tape, "batch_norm", x, channels, (eps, Behind::Nothing))
 }
 
-/// A batch norm, then, where `after` is given, the addition of a residual in the shape of x, if there is one,
-/// and max(x, 0).
+/// What stands behind a batch norm.
+#[derive(Clone, Copy)]
+pub(super) enum Behind<'a> {
+    /// Nothing.
+    Nothing,
+    /// The addition of a residual in the shape of x, if there is one, and max(x, 0).
+    Relu(Option<&'a Var>),
+}
+
+impl<'a> Behind<'a> {
+    fn residual(self) -> Option<&'a Var> {
+        match self {
+            Self::Nothing => None,
+            Self::Relu(residual) => residual,
+        }
+    }
+
+    fn relu(self) -> bool {
+        matches!(self, Self::Relu(_))
+    }
+}
+
+/// A batch norm with what stands behind it.
 pub(super) fn normed(
     tape: &Tape,
     name: &'static str,
     x: &Var,
     channels: Channels<'_>,
-    (eps, after): (f64, Option<Option<&Var>>),
+    (eps, behind): (f64, Behind<'_>),
 ) -> Result<Normed> {
-    check(name, x, channels, after.flatten())?;
-    for_float!(x.dtype(), T => apply::<T>(tape, name, x, channels, (eps, after)))
+    check(name, x, channels, behind.residual())?;
+    for_float!(x.dtype(), T => apply::<T>(tape, name, x, channels, (eps, behind)))
 }
 
 fn check(name: &str, x: &Var, channels: Channels<'_>, residual: Option<&Var>) -> Result<()> {
@@ -110,12 +131,12 @@ fn apply<T: Float + WithDType>(
     name: &'static str,
     x: &Var,
     channels: Channels<'_>,
-    (eps, after): (f64, Option<Option<&Var>>),
+    (eps, behind): (f64, Behind<'_>),
 ) -> Result<Normed> {
     let Channels { weight, bias, statistics: given } = channels;
     let width = x.dims()[1];
     let last = rows(x.value())?;
-    let residual = after.flatten();
+    let residual = behind.residual();
     let (value, [mean, var], rstd) = tape.timed(name, || {
         let [mean, var] = match given {
             Some([mean, var]) => [mean.value().clone(), var.value().clone()],
@@ -129,18 +150,24 @@ fn apply<T: Float + WithDType>(
         let rstd = storage::tensor(rstd, width)?;
         let added = residual.map(|residual| rows(residual.value())).transpose()?;
         let or_mean = |part: Option<&Var>| part.map_or(mean.clone(), |part| part.value().clone());
-        let tensors =
-            [&last, added.as_ref().unwrap_or(&last), &mean, &rstd, &or_mean(weight), &or_mean(bias)];
+        let tensors = [
+            &last,
+            added.as_ref().unwrap_or(&last),
+            &mean,
+            &rstd,
+            &or_mean(weight),
+            &or_mean(bias),
+        ];
         let y = storage::read_all::<T, _, 6>(tensors, |[x, added, mean, rstd, w, b]| {
             let norm = Norm { mean, rstd, weight: weight.map(|_| w), bias: bias.map(|_| b) };
             let residual = residual.map(|_| added);
-            batch_norm::forward(x, norm, After { residual, relu: after.is_some() })
+            batch_norm::forward(x, norm, After { residual, relu: behind.relu() })
         })?;
         Ok::<_, Error>((unrowed(y, x.value())?, [mean, var], rstd))
     })?;
     let kept = Kept {
         x: last,
-        y: after.map(|_| value.clone()),
+        y: behind.relu().then(|| value.clone()),
         weight: weight.map(|weight| weight.value().clone()),
         mean: mean.clone(),
         rstd,
@@ -196,20 +223,18 @@ impl Kept {
         let w = self.weight.as_ref().unwrap_or(&self.mean);
         let width = self.mean.elem_count();
         let tensors = [&self.x, y.as_ref().unwrap_or(&self.x), &dy_rows, &self.mean, &self.rstd];
-        fn back<'a, T>(has_y: bool, [x, y, dy, mean, rstd]: [&'a [T]; 5]) -> Backward<'a, T> {
-            Backward { x, y: has_y.then_some(y), dy, mean, rstd }
-        }
         let has_y = self.y.is_some();
-        let (db, dw) = storage::read_all::<T, _, 5>(tensors, |slices| {
-            batch_norm::sums(back(has_y, slices))
-        })?;
+        let (db, dw) =
+            storage::read_all::<T, _, 5>(tensors, |slices| batch_norm::sums(back(has_y, slices)))?;
         let (db, dw) = (storage::tensor(db, width)?, storage::tensor(dw, width)?);
         let wanted = residual.filter(|place| inputs.wants(*place));
         if inputs.wants(0) || wanted.is_some() {
-            let share = if self.own { width as f64 / self.x.elem_count().max(1) as f64 } else { 0.0 };
+            let share =
+                if self.own { width as f64 / self.x.elem_count().max(1) as f64 } else { 0.0 };
             let [bias, weight] =
                 [over_ranks(db.affine(share, 0.0)?)?, over_ranks(dw.affine(share, 0.0)?)?];
-            let tensors = [tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], w, &bias, &weight];
+            let tensors =
+                [tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], w, &bias, &weight];
             let (dx, passed) = storage::read_all::<T, _, 8>(
                 tensors,
                 |[x, y, dy, mean, rstd, w, bias, weight]| {
@@ -230,6 +255,10 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+fn back<T>(has_y: bool, [x, y, dy, mean, rstd]: [&[T]; 5]) -> Backward<'_, T> {
+    Backward { x, y: has_y.then_some(y), dy, mean, rstd }
 }
 
 /// The channels' numbers among the arguments, from weight at 1 on.

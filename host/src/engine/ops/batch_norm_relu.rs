@@ -2,10 +2,10 @@
 
 use crate::Result;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_tensor};
-use crate::engine::ops::batch_norm::{self, Channels, Normed, normed};
+use crate::engine::ops::batch_norm::{self, Behind, Channels, Normed, normed};
 use crate::engine::tape::{Tape, Var};
 
-/// max(batch_norm(x) + residual, 0): as [`batch_norm`](batch_norm::batch_norm), with a `residual` in the
+/// `max(batch_norm(x) + residual, 0)`: as [`batch_norm`](batch_norm::batch_norm), with a `residual` in the
 /// shape of x; the gradient of max at 0 is 0.
 ///
 /// # Errors
@@ -17,7 +17,7 @@ pub fn batch_norm_relu(
     residual: Option<&Var>,
     eps: f64,
 ) -> Result<Normed> {
-    normed(tape, "batch_norm_relu", x, channels, (eps, Some(residual)))
+    normed(tape, "batch_norm_relu", x, channels, (eps, Behind::Relu(residual)))
 }
 
 inventory::submit! {

@@ -46,12 +46,7 @@ pub fn conv2d(
     }
 }
 
-fn sizes(
-    x: &Var,
-    w: &Var,
-    b: Option<&Var>,
-    (stride, padding): (usize, usize),
-) -> Result<Conv> {
+fn sizes(x: &Var, w: &Var, b: Option<&Var>, (stride, padding): (usize, usize)) -> Result<Conv> {
     let refused = |why: &str| {
         Error::failed(format!(
             "`conv2d` expects x [B, C, H, W], w [O, C, kh, kw] and b [O], got {:?}, {:?} and {:?}{why}",

@@ -70,17 +70,21 @@ pub fn product(format: Format, dy: &[f32], x: &[f32], gather: &Gather) -> Vec<f3
         *part = vec![0.0; panels.len() * m * WIDTH];
         space.sum(&work, lines, panels, part);
     });
-    threads::made((m * channels * taps, channels * taps), || (), |(), o, dw: &mut [f32]| {
-        for panel in 0..panels {
-            let (tap, first) = (panel % taps, panel / taps * WIDTH);
-            let (piece, at) = (panel / panels_each, panel % panels_each);
-            for group in 0..groups {
-                let sums = &parts[group * pieces + piece][(at * m + o) * WIDTH..][..WIDTH];
-                let channels = dw[first * taps..].chunks_exact_mut(taps);
-                channels.zip(sums).for_each(|(dw, sum)| dw[tap] += sum);
+    threads::made(
+        (m * channels * taps, channels * taps),
+        || (),
+        |(), o, dw: &mut [f32]| {
+            for panel in 0..panels {
+                let (tap, first) = (panel % taps, panel / taps * WIDTH);
+                let (piece, at) = (panel / panels_each, panel % panels_each);
+                for group in 0..groups {
+                    let sums = &parts[group * pieces + piece][(at * m + o) * WIDTH..][..WIDTH];
+                    let channels = dw[first * taps..].chunks_exact_mut(taps);
+                    channels.zip(sums).for_each(|(dw, sum)| dw[tap] += sum);
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 /// Scratch space of one thread.
@@ -94,7 +98,13 @@ struct Space {
 impl Space {
     /// Sums over the rows `lines` of the result for some `panels` (for every 32 channels one panel per tap);
     /// `part` holds zeros.
-    fn sum(&mut self, work: &Work<'_>, lines: Range<usize>, panels: Range<usize>, part: &mut [f32]) {
+    fn sum(
+        &mut self,
+        work: &Work<'_>,
+        lines: Range<usize>,
+        panels: Range<usize>,
+        part: &mut [f32],
+    ) {
         let Work { format, gather, plans, rows, .. } = work;
         let (m, channels) = (gather.result.channels, gather.source.channels);
         let (width, taps) = (gather.result.width, plans[0].taps.len());
@@ -105,13 +115,8 @@ impl Space {
             let k = block.len() * words * format.group();
             self.scratch.fill(work.x, gather, (plans, work.padding), block.clone());
             self.pack_left(work, block.clone());
-            let left = Left {
-                words: Cow::Borrowed(&self.left),
-                format: *format,
-                rows: m,
-                k,
-                tiled: true,
-            };
+            let left =
+                Left { words: Cow::Borrowed(&self.left), format: *format, rows: m, k, tiled: true };
             let source: &[f32] = bytemuck::cast_slice(&self.scratch.words);
             for (panel, part) in panels.clone().zip(part.chunks_exact_mut(m * WIDTH)) {
                 let (tap, first) = (panel % taps, panel / taps * WIDTH);

@@ -251,22 +251,16 @@ impl Scratch {
             let (picture, first) = (line / height, line % height);
             let rows = first..height.min(first + lines.end - line);
             let (low, high) = reads(gather, plans, &rows);
-            let base = self.words.len();
-            let at = |y: usize| (line - lines.start + y - first) * gather.result.width;
+            let task = Task {
+                gather,
+                padding,
+                base: self.words.len(),
+                low,
+                first: line - lines.start,
+                rows: rows.clone(),
+            };
             for (plan, places) in plans.iter().zip(&mut self.places) {
-                let [fy, fx] = plan.first;
-                let pixel = |i: usize, j: usize| {
-                    let y = ((gather.stride * i).cast_signed() + plan.least[0] - low).cast_unsigned();
-                    let x = (gather.stride * j + padding.left).cast_signed() + plan.least[1];
-                    base + (y * padding.width + x.cast_unsigned()) * padding.words
-                };
-                for y in rows.clone().filter(|y| *y >= fy && (y - fy).is_multiple_of(gather.step)) {
-                    let i = (y - fy) / gather.step;
-                    places.extend((0..plan.columns).map(|j| {
-                        let to = (at(y) + fx + gather.step * j) * gather.result.channels;
-                        [pixel(i, j), to]
-                    }));
-                }
+                task.push_places(plan, places);
             }
             let source = &gather.source;
             let picture = &x[picture * source.len() / source.batch..];
@@ -292,6 +286,40 @@ impl Scratch {
             Format::Bf16 => round_rows(row, source.channels, &mut self.row),
         };
         self.words[start + p.left * p.words..][..words.len()].copy_from_slice(words);
+    }
+}
+
+/// Rows of one picture in a task.
+struct Task<'a> {
+    gather: &'a Gather,
+    padding: Padding,
+    /// Where the words of the picture begin.
+    base: usize,
+    /// The first row of the source among them.
+    low: isize,
+    /// The first of the rows, counted from the task's first one.
+    first: usize,
+    /// The rows, counted in the picture.
+    rows: std::ops::Range<usize>,
+}
+
+impl Task<'_> {
+    /// Adds the places of every pixel of a lattice.
+    fn push_places(&self, plan: &Plan, places: &mut Vec<Place>) {
+        let Gather { stride, step, result, .. } = self.gather;
+        let [fy, fx] = plan.first;
+        for (line, y) in (self.first..).zip(self.rows.clone()) {
+            if y < fy || !(y - fy).is_multiple_of(*step) {
+                continue;
+            }
+            let row = (stride * ((y - fy) / step)).cast_signed() + plan.least[0] - self.low;
+            let row = row.cast_unsigned() * self.padding.width;
+            places.extend((0..plan.columns).map(|j| {
+                let column = (stride * j + self.padding.left).cast_signed() + plan.least[1];
+                let from = self.base + (row + column.cast_unsigned()) * self.padding.words;
+                [from, (line * result.width + fx + step * j) * result.channels]
+            }));
+        }
     }
 }
 

@@ -81,10 +81,6 @@ fn tile_f32(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "sums stay in registers only where a constant counts them"
-)]
 fn rows_bf16<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
     let from: [usize; R] = std::array::from_fn(|r| places[r][0]);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
@@ -105,10 +101,6 @@ fn rows_bf16<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "sums stay in registers only where a constant counts them"
-)]
 fn rows_f32<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
     let from: [usize; R] = std::array::from_fn(|r| places[r][0]);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
