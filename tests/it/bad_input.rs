@@ -52,12 +52,12 @@ fn data_that_is_not_there_is_asked_wrongly() {
     train(&place, &["data=no/such"]).assert_ended(
         2,
         "there is no data at `no/such`",
-        "check the path, or start without any with `data=shapes`",
+        "check the path, or start without any with `data=shapes` or `data=speech`",
     );
     train(&place, &["test_source=no/such"]).assert_ended(
         2,
         "there is no data at `no/such`",
-        "check the path, or start without any with `data=shapes`",
+        "check the path, or start without any with `data=shapes` or `data=speech`",
     );
     assert!(!place.path().join("runs").exists(), "nothing was begun");
 }
@@ -68,8 +68,8 @@ fn an_empty_folder_is_asked_wrongly() {
     std::fs::create_dir(place.path().join("nothing")).expect("a folder");
     train(&place, &["data=nothing"]).assert_ended(
         2,
-        "`nothing` holds no image",
-        "give a folder or tar with .jpg, .jpeg or .png files, in one sub-folder per class or in none",
+        "`nothing` holds no image and no sound",
+        "give a folder or tar with .jpg, .png, .wav or .flac files, in one sub-folder per class or in none",
     );
 }
 

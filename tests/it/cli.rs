@@ -63,13 +63,13 @@ fn data_info_counts_classes_and_names_what_is_broken() {
 fn a_missing_path_and_an_empty_folder_are_asked_wrongly() {
     pretext(&["data", "info", "no/such/place"]).assert_refused(
         "there is no data at `no/such/place`",
-        "check the path, or start without any with `data=shapes`",
+        "check the path, or start without any with `data=shapes` or `data=speech`",
     );
     let place = Workplace::new();
     std::fs::create_dir(place.path().join("nothing")).expect("a folder");
     place.pretext(&["data", "info", "nothing"]).assert_refused(
-        "`nothing` holds no image",
-        "give a folder or tar with .jpg, .jpeg or .png files, in one sub-folder per class or in none",
+        "`nothing` holds no image and no sound",
+        "give a folder or tar with .jpg, .png, .wav or .flac files, in one sub-folder per class or in none",
     );
 }
 

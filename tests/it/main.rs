@@ -29,6 +29,8 @@ mod resnet;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod sound;
+#[cfg(test)]
 mod swav;
 #[cfg(test)]
 mod tidy;

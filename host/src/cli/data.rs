@@ -8,7 +8,9 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::words::{colour_on_stderr, say, say_json, tell, warning_text};
-use crate::data::dataset::{self, Dataset, OpenOptions, Sample, Split};
+use crate::data::dataset::{
+    self, Dataset, LabelRule, OpenOptions, Patterns, SPEECH_RATE, Sample, Split,
+};
 use crate::{Error, Result};
 
 /// Broken samples that are named; the rest is counted.
@@ -29,9 +31,21 @@ enum Command {
 /// Show what a source holds, and read every sample to find the broken ones
 #[derive(Args, Debug)]
 struct Info {
-    /// A folder, a tar, a file, or built-in data such as `shapes`
+    /// A folder, a tar, a file, or built-in data such as `shapes` or `speech`
     #[arg(value_name = "PATH")]
     source: String,
+    /// Where a file's class stands: `folder`, or `name:0` for the first part of its name
+    #[arg(long, value_name = "RULE", default_value = "folder")]
+    label: String,
+    /// Only samples whose names match, such as `*_anna_*,*_bob_*`
+    #[arg(long, value_name = "PATTERNS", default_value = "")]
+    include: String,
+    /// No samples whose names match
+    #[arg(long, value_name = "PATTERNS", default_value = "")]
+    exclude: String,
+    /// Values a second that sounds are brought to
+    #[arg(long, value_name = "HZ", default_value_t = SPEECH_RATE, value_parser = clap::value_parser!(u32).range(1000..=192_000))]
+    rate: u32,
     /// Write one JSON object instead of lines
     #[arg(long)]
     json: bool,
@@ -54,16 +68,20 @@ struct Survey {
     n: usize,
     /// Samples per class.
     classes: BTreeMap<String, usize>,
-    /// Smallest and largest width and height of the images; none for vectors.
+    /// Smallest and largest width and height of the images; none for other data.
     sides: Option<[usize; 4]>,
+    /// Shortest and longest sound, and all together, in seconds; none for other data.
+    seconds: Option<[f64; 3]>,
     /// Name and reason of each broken sample.
     broken: Vec<(String, String)>,
 }
 
 impl Info {
     fn run(&self) -> Result<()> {
-        let open =
-            |split| dataset::open(&self.source, &OpenOptions { split, ..Default::default() });
+        let (label, rate) = (LabelRule::parse(&self.label)?, self.rate);
+        let (include, exclude) = (Patterns::parse(&self.include)?, Patterns::parse(&self.exclude)?);
+        let options = OpenOptions { label, rate, include, exclude, ..OpenOptions::default() };
+        let open = |split| dataset::open(&self.source, &OpenOptions { split, ..options.clone() });
         let mut surveys = vec![survey(&open(Split::Train)?)];
         // A source without a test split is whole all the same.
         if let Ok(test) = open(Split::Test) {
@@ -77,15 +95,24 @@ impl Info {
     }
 }
 
+/// How large a sample is: width and height of an image, seconds of a sound.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    Image([usize; 2]),
+    Sound(f64),
+    Vector,
+}
+
 /// Reads every sample, on all cores.
 fn survey(dataset: &Arc<dyn Dataset>) -> Survey {
-    let read: Vec<Result<Option<[usize; 2]>, Error>> = (0..dataset.len())
+    let read: Vec<Result<Size, Error>> = (0..dataset.len())
         .into_par_iter()
         .map_init(Sample::default, |sample, i| {
             dataset.read(i, sample)?;
             Ok(match sample {
-                Sample::Image(image) => Some([image.width, image.height]),
-                Sample::Vector(_) => None,
+                Sample::Image(image) => Size::Image([image.width, image.height]),
+                Sample::Sound(sound) => Size::Sound(sound.seconds()),
+                Sample::Vector(_) => Size::Vector,
             })
         })
         .collect();
@@ -94,20 +121,24 @@ fn survey(dataset: &Arc<dyn Dataset>) -> Survey {
     for name in labels.filter_map(|label| dataset.class_names().get(label as usize)) {
         *classes.entry(name.clone()).or_insert(0) += 1;
     }
-    let mut sides: Option<[usize; 4]> = None;
+    let (mut sides, mut seconds): (Option<[usize; 4]>, Option<[f64; 3]>) = (None, None);
     let mut broken = Vec::new();
     for (i, outcome) in read.into_iter().enumerate() {
         match outcome {
-            Ok(Some([w, h])) => {
+            Ok(Size::Image([w, h])) => {
                 let [w0, w1, h0, h1] = sides.unwrap_or([w, w, h, h]);
                 sides = Some([w0.min(w), w1.max(w), h0.min(h), h1.max(h)]);
             }
-            Ok(None) => {}
+            Ok(Size::Sound(long)) => {
+                let [shortest, longest, all] = seconds.unwrap_or([long, long, 0.0]);
+                seconds = Some([shortest.min(long), longest.max(long), all + long]);
+            }
+            Ok(Size::Vector) => {}
             Err(error) => broken.push((dataset.name(i), error.to_string())),
         }
     }
     let (split, line) = (dataset.split(), dataset.describe());
-    Survey { split, line, n: dataset.len(), classes, sides, broken }
+    Survey { split, line, n: dataset.len(), classes, sides, seconds, broken }
 }
 
 impl Survey {
@@ -115,6 +146,12 @@ impl Survey {
         say(&self.line)?;
         if let Some([w0, w1, h0, h1]) = self.sides {
             say(format!("  width {w0} to {w1}, height {h0} to {h1} pixels"))?;
+        }
+        if let Some([shortest, longest, all]) = self.seconds {
+            let minutes = all / 60.0;
+            say(format!(
+                "  {shortest:.2} to {longest:.2} seconds each, {minutes:.1} minutes in all"
+            ))?;
         }
         for (name, n) in &self.classes {
             say(format!("  {name}: {n}"))?;
@@ -138,9 +175,12 @@ impl Survey {
             .collect();
         let sides =
             self.sides.map(|[w0, w1, h0, h1]| json!({ "width": [w0, w1], "height": [h0, h1] }));
+        let seconds = self.seconds.map(|[shortest, longest, all]| {
+            json!({ "shortest": shortest, "longest": longest, "all": all })
+        });
         json!({
             "split": self.split.to_string(), "about": self.line, "samples": self.n,
-            "classes": self.classes, "sides": sides, "broken": broken,
+            "classes": self.classes, "sides": sides, "seconds": seconds, "broken": broken,
         })
     }
 }

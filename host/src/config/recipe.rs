@@ -51,12 +51,25 @@ pub struct Data {
     pub test_source: String,
     /// The part of the test source that probes ask about.
     pub test_split: String,
+    /// Where the class of a file stands, see [`LabelRule::parse`](crate::data::dataset::LabelRule::parse).
+    pub label: String,
+    /// Patterns of the names of the only samples that are taken, see
+    /// [`Patterns::parse`](crate::data::dataset::Patterns::parse); empty takes all.
+    pub include: String,
+    /// Patterns of the names of samples that are left out.
+    pub exclude: String,
+    /// Patterns of the names of the samples that probes ask about; training leaves them out.
+    pub test_include: String,
     /// Train on the first so many samples; 0 takes all.
     pub limit: usize,
     /// Image side of built-in sets and probes, in pixels; 0 takes the dataset's own.
     pub size: usize,
     /// Samples of a built-in set.
     pub n: usize,
+    /// Values a second that sounds are brought to.
+    pub rate: u32,
+    /// Seconds of the random part that longer sounds are cut to; 0 cuts none.
+    pub max_seconds: f64,
     /// Threads that decode and make views; 0 chooses by cores.
     pub workers: usize,
     /// Batches made ahead.
@@ -193,6 +206,8 @@ pub struct Probe {
     pub temperature: f64,
     /// Whether a logistic regression is asked too, at the start and the end.
     pub linear: bool,
+    /// The block whose tokens' mean is asked, counted from 1; 0 takes what the backbone pools.
+    pub layer: usize,
 }
 
 impl Recipe {

@@ -123,9 +123,32 @@ const DATA: &[Key] = &[
     text("split", "\"train\"", "the part of the source to train on"),
     text("test_source", "\"\"", "where probe queries come from; empty takes the same source"),
     text("test_split", "\"test\"", "the part of the test source that probes ask about"),
+    text(
+        "label",
+        "\"folder\"",
+        "where a file's class stands: folder, or name:0 for the first part of its name",
+    ),
+    text(
+        "include",
+        "\"\"",
+        "only samples whose names match, such as `*_anna_*,*_bob_*`; empty takes all",
+    ),
+    text("exclude", "\"\"", "no samples whose names match"),
+    text(
+        "test_include",
+        "\"\"",
+        "probes ask about samples whose names match, and training leaves them out; empty goes by split",
+    ),
     int("limit", "0", 0.0, "train on the first so many samples; 0 takes all"),
     int("size", "0", 0.0, "image side of built-in sets and probes; 0 takes the dataset's own"),
     int("n", "4096", 1.0, "samples of a built-in set"),
+    up_to(192_000.0, int("rate", "16000", 1000.0, "values a second that sounds are brought to")),
+    float(
+        "max_seconds",
+        "0.0",
+        0.0,
+        "longer sounds are cut to a random part of this length; 0 cuts none",
+    ),
     int("workers", "0", 0.0, "threads that decode and make views; 0 chooses by cores"),
     int("prefetch", "2", 1.0, "batches made ahead"),
     choice(
@@ -210,6 +233,12 @@ const PROBE: &[Key] = &[
     int("k", "20", 1.0, "neighbours that vote"),
     float("temperature", "0.07", 1e-6, "a vote weighs exp(cosine / temperature)"),
     flag("linear", "true", "a logistic regression is asked too, at the start and the end"),
+    int(
+        "layer",
+        "0",
+        0.0,
+        "ask the mean of the tokens after this block; 0 asks what the backbone pools",
+    ),
 ];
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// Whether batches carry labels.
     pub labels: bool,
+    /// Longer sounds are cut to a random part of this length, in seconds; 0 cuts none.
+    pub max_seconds: f64,
     /// The run stops when more than this share of the samples read is broken (and more than ten are).
     pub max_broken_share: f64,
     /// The first step to deliver: 0, or where a run resumes.
@@ -54,6 +56,7 @@ impl Default for LoaderOptions {
             shuffle: true,
             drop_last: true,
             labels: false,
+            max_seconds: 0.0,
             max_broken_share: 0.01,
             start: 0,
             end: None,
@@ -162,7 +165,12 @@ impl Loader {
         }
         let slots = Slots::new(plan, dataset.content())?;
         let (batch, seed) = (options.batch, options.seed);
-        let sampler = Sampler::new(dataset.len(), batch, seed, options.shuffle, options.drop_last)?;
+        let mut sampler =
+            Sampler::new(dataset.len(), batch, seed, options.shuffle, options.drop_last)?;
+        if slots.follow_length() && options.shuffle {
+            let extents = (0..dataset.len()).map(|index| dataset.extent(index));
+            sampler = sampler.by_extent(extents.collect::<Option<_>>());
+        }
         let (open, next) = (VecDeque::new(), options.start);
         let state = State { open, taken: 0, next, order: None, closed: false };
         let (workers, pool) = (options.workers, Arc::default());
@@ -384,6 +392,7 @@ impl Shared {
             forms: &job.forms,
             seed: self.options.seed,
             epoch: job.epoch,
+            max_seconds: self.options.max_seconds,
         };
         let made = catch_unwind(AssertUnwindSafe(|| maker.make(&work, index)));
         let made = made.unwrap_or_else(|panic| {

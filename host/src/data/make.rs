@@ -128,6 +128,11 @@ impl Slots {
         Ok(())
     }
 
+    /// Whether batches are cheaper with samples of about one length.
+    pub(super) fn follow_length(&self) -> bool {
+        self.samples.iter().any(|slot| slot.view.follows_length())
+    }
+
     /// The fields of each copy of a sample's views in the batch `asked`.
     pub(super) fn forms(&self, asked: &Asked<'_>) -> Vec<Vec<Form>> {
         self.samples.iter().map(|slot| slot.view.forms_of(asked, &slot.forms)).collect()
@@ -250,6 +255,8 @@ pub(super) struct Work<'a> {
     pub forms: &'a [Vec<Form>],
     pub seed: u64,
     pub epoch: u64,
+    /// Longer sounds are cut to a random part of this length; 0 cuts none.
+    pub max_seconds: f64,
 }
 
 /// How many neighbours are tried in the place of a broken sample.
@@ -263,6 +270,8 @@ impl Maker {
     pub(super) fn make(&mut self, work: &Work<'_>, index: usize) -> Result<()> {
         self.broken.clear();
         self.read(work.dataset, index)?;
+        self.cut(work, index);
+        self.tools.pictures.forget();
         self.size(work.forms);
         for (slot, made) in work.slots.samples.iter().zip(&mut self.made) {
             let key = draw_key(work.epoch, index);
@@ -271,6 +280,20 @@ impl Maker {
                 slot.view.make(&self.sample, &mut stream, &mut self.tools, &mut made.fields)?;
         }
         Ok(())
+    }
+
+    /// Cuts a sound that is longer than the work allows to a random part, the same for all views.
+    fn cut(&mut self, work: &Work<'_>, index: usize) {
+        let Sample::Sound(sound) = &mut self.sample else { return };
+        let most = (work.max_seconds * f64::from(sound.rate)).round() as usize;
+        let spare = sound.wave.len().saturating_sub(most);
+        if most == 0 || spare == 0 {
+            return;
+        }
+        let mut stream = Stream::new(work.seed, "part", draw_key(work.epoch, index), 0);
+        let start = stream.below(spare + 1);
+        sound.wave.copy_within(start..start + most, 0);
+        sound.wave.truncate(most);
     }
 
     /// Gives every field its size.
@@ -324,7 +347,7 @@ mod tests {
         let dataset = data.as_ref();
         let forms = slots.forms(&Asked { dataset, indices: &[index] });
         let mut maker = Maker::default();
-        let work = Work { dataset, slots: &slots, forms: &forms, seed: 5, epoch };
+        let work = Work { dataset, slots: &slots, forms: &forms, seed: 5, epoch, max_seconds: 0.0 };
         maker.make(&work, index).unwrap();
         let values = |made: Made| (made.fields[0].f32().to_vec(), made.trace);
         maker.made.into_iter().map(values).collect()

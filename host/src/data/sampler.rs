@@ -1,4 +1,5 @@
-//! In which order samples are seen: every epoch a permutation drawn from (seed, epoch), cut into batches.
+//! In which order samples are seen: every epoch a permutation drawn from (seed, epoch), cut into batches, if
+//! asked for with samples of about one length in each.
 
 use crate::random::Stream;
 use crate::{Error, Result};
@@ -11,7 +12,13 @@ pub struct Sampler {
     seed: u64,
     shuffle: bool,
     drop_last: bool,
+    /// How long each sample is.
+    extents: Option<Vec<u64>>,
 }
+
+/// Batches' worth of samples that are put in order of length at a time: enough to make lengths alike, few enough
+/// that a sample meets others in every epoch.
+const SORTED: usize = 50;
 
 impl Sampler {
     /// Batches of `batch` out of `len` samples. `drop_last` leaves out a last batch that isn't full;
@@ -38,7 +45,14 @@ impl Sampler {
             ))
             .hint(format!("batch={len}")));
         }
-        Ok(Self { len, batch, seed, shuffle, drop_last })
+        Ok(Self { len, batch, seed, shuffle, drop_last, extents: None })
+    }
+
+    /// With samples of about one length in each batch, by the `extents` of all of them, if they are known.
+    /// The order of the batches stays random.
+    #[must_use]
+    pub fn by_extent(self, extents: Option<Vec<u64>>) -> Self {
+        Self { extents: extents.filter(|extents| extents.len() == self.len), ..self }
     }
 
     /// How many batches an epoch has.
@@ -65,7 +79,22 @@ impl Sampler {
         if self.shuffle {
             Stream::new(self.seed, "epoch", epoch, 0).shuffle(&mut order);
         }
-        order
+        match &self.extents {
+            Some(extents) => self.alike(order, extents, epoch),
+            None => order,
+        }
+    }
+
+    /// `order` with the samples of each full batch of about one length. What doesn't fill a batch stays where the
+    /// permutation put it, so that no length is left out more often.
+    fn alike(&self, mut order: Vec<usize>, extents: &[u64], epoch: u64) -> Vec<usize> {
+        let rest = order.split_off(self.len / self.batch * self.batch);
+        for window in order.chunks_mut(self.batch * SORTED) {
+            window.sort_by_key(|index| extents[*index]);
+        }
+        let mut batches: Vec<&[usize]> = order.chunks(self.batch).collect();
+        Stream::new(self.seed, "batches", epoch, 0).shuffle(&mut batches);
+        batches.into_iter().flatten().copied().chain(rest).collect()
     }
 
     /// The samples of batch `batch` in an epoch's `order`.
@@ -91,6 +120,30 @@ mod tests {
         assert_eq!(order, Sampler::new(10, 5, 7, true, true).unwrap().order(0));
         assert_ne!(order, sampler.order(1));
         assert_ne!(order, Sampler::new(10, 3, 8, true, false).unwrap().order(0));
+    }
+
+    #[test]
+    fn samples_of_a_batch_are_of_about_one_length_and_batches_in_random_order() {
+        let extents: Vec<u64> = (0..1003).map(|index| index * 7919 % 1009).collect();
+        let plain = Sampler::new(1003, 10, 7, true, false).unwrap();
+        let sampler = plain.clone().by_extent(Some(extents.clone()));
+        let order = sampler.order(0);
+        let mut seen = order.clone();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..1003).collect::<Vec<_>>());
+        assert_eq!(order[1000..], plain.order(0)[1000..]);
+        let widest = |order: &[usize]| {
+            let of = |batch: &[usize]| {
+                let lengths = || batch.iter().map(|index| extents[*index]);
+                lengths().max().unwrap() - lengths().min().unwrap()
+            };
+            order[..1000].chunks(10).map(of).max().unwrap()
+        };
+        assert!(widest(&order) < 60 && widest(&plain.order(0)) > 500);
+        let firsts: Vec<u64> = order[..1000].chunks(10).map(|batch| extents[batch[0]]).collect();
+        assert!(!firsts[..50].is_sorted());
+        assert_eq!(order, sampler.order(0));
+        assert_ne!(order, sampler.order(1));
     }
 
     #[test]

@@ -1,161 +1,19 @@
 //! What was learned: features of labelled data, asked by nearest neighbours, beside two baselines.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::inputs::{Asked, Form, Inputs, Wanted};
 use crate::config::Recipe;
-use crate::data::dataset::{Content, Dataset, Image, Sample};
-use crate::data::transform::crop::CropBox;
-use crate::data::transform::resize::Resample;
-use crate::engine::{Precision, Tape, Var, storage};
+use crate::data::dataset::Dataset;
+use crate::data::view::Grid;
+use crate::engine::Precision;
 use crate::metric::{Features, rank::rank, spread::spread};
-use crate::module::{Forward, Input, Module};
+use crate::module::Module;
 use crate::probe::knn::{Knn, Labelled};
 use crate::probe::linear;
-use crate::random::Stream;
-use crate::report::Picture;
-use crate::state::{State, StepVars};
+use crate::state::State;
 use crate::{Error, Result};
-
-/// ImageNet's channel means and deviations, by which every view is normalised.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
-/// Samples that go through the backbone at a time.
-const BATCH: usize = 128;
-
-/// Inputs of one part of the data, in memory, as a backbone takes them.
-#[derive(Debug)]
-pub struct Inputs {
-    /// `[N, ...]`, row-major.
-    values: Vec<f32>,
-    /// Shape of one sample: `[3, S, S]` or `[D]`.
-    shape: Vec<usize>,
-    /// The classes; empty where the data has none.
-    pub labels: Vec<u32>,
-    /// Pictures as the probe sees them, `[S, S, 3]` bytes each; empty for vectors.
-    pub pictures: Vec<Vec<u8>>,
-    /// Places in the dataset.
-    pub indices: Vec<usize>,
-}
-
-impl Inputs {
-    /// At most `limit` samples of `data`, chosen by `seed`, images resized to `side`. Broken ones are
-    /// left out.
-    ///
-    /// # Errors
-    /// When resizing fails.
-    pub fn read(data: &Arc<dyn Dataset>, limit: usize, side: usize, seed: u64) -> Result<Self> {
-        let mut order: Vec<usize> = (0..data.len()).collect();
-        Stream::new(seed, "probe", 0, 0).shuffle(&mut order);
-        order.truncate(limit);
-        let shape = match data.content() {
-            Content::Vectors { dim } => vec![dim],
-            Content::Images => vec![3, side, side],
-        };
-        let mut inputs = Self {
-            values: Vec::with_capacity(order.len() * shape.iter().product::<usize>()),
-            shape,
-            labels: Vec::new(),
-            pictures: Vec::new(),
-            indices: Vec::new(),
-        };
-        let labelled = order.iter().all(|index| data.label(*index).is_some());
-        let mut resizer = Resample::default();
-        for index in order {
-            let Ok(sample) = data.sample(index) else { continue };
-            match &sample {
-                Sample::Vector(vector) => inputs.values.extend_from_slice(vector),
-                Sample::Image(image) => inputs.push_image(image, side, &mut resizer)?,
-            }
-            inputs.indices.push(index);
-            if let (true, Some(label)) = (labelled, data.label(index)) {
-                inputs.labels.push(label);
-            }
-        }
-        Ok(inputs)
-    }
-
-    /// Resizes the shorter side to `side`, cuts the middle square, normalises.
-    fn push_image(&mut self, image: &Image, side: usize, resizer: &mut Resample) -> Result<()> {
-        let short = image.width.min(image.height);
-        let middle = CropBox::centre(short, short, image.width, image.height);
-        let mut bytes = Vec::new();
-        resizer.apply(image, middle, (side, side), &mut bytes)?;
-        for channel in 0..3 {
-            self.values.extend(
-                bytes
-                    .iter()
-                    .skip(channel)
-                    .step_by(3)
-                    .map(|byte| (f32::from(*byte) / 255.0 - MEAN[channel]) / STD[channel]),
-            );
-        }
-        self.pictures.push(bytes);
-        Ok(())
-    }
-
-    /// How many samples.
-    pub fn len(&self) -> usize {
-        self.indices.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.indices.is_empty()
-    }
-
-    /// Sample `index` as the probe sees it.
-    ///
-    /// # Panics
-    /// When the inputs are vectors, or fewer.
-    pub fn picture(&self, index: usize) -> Picture {
-        let side = self.shape[1];
-        Picture { width: side, height: side, rgb: self.pictures[index].clone() }
-    }
-
-    /// Elements of one sample.
-    fn width(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// The inputs themselves as features: the raw baseline.
-    ///
-    /// # Errors
-    /// When an input is not finite.
-    pub fn raw(&self) -> Result<Features<'_>> {
-        Features::new(&self.values, self.width())
-    }
-
-    /// The `pooled` output of `backbone` for every sample, `[N, D]`.
-    ///
-    /// # Errors
-    /// When the backbone refuses the input.
-    pub fn features(
-        &self,
-        backbone: &Rc<dyn Module>,
-        state: &State,
-        precision: Precision,
-    ) -> Result<(Vec<f32>, usize)> {
-        let name = if self.shape.len() == 1 { "vectors" } else { "images" };
-        let width = self.width();
-        let (mut features, mut dim) = (Vec::new(), 0);
-        for chunk in self.values.chunks(BATCH * width.max(1)) {
-            let tape = Tape::new(precision);
-            let vars = StepVars::new(state);
-            let stream = Rc::new(RefCell::new(Stream::new(0, "probe", 0, 0)));
-            let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
-            let mut shape = vec![chunk.len() / width];
-            shape.extend(&self.shape);
-            let value = Var::constant(storage::tensor(chunk.to_vec(), shape)?);
-            let inputs = [Input { name: name.to_owned(), value }];
-            let made = tape.no_grad(|| backbone.call(&forward, &inputs, &["pooled"]))?;
-            dim = made[0].dims()[1];
-            features.extend(storage::to_f32(made[0].value())?);
-        }
-        Ok((features, dim))
-    }
-}
 
 /// Labelled data in memory, ready to ask a backbone about.
 #[derive(Debug)]
@@ -168,6 +26,9 @@ pub struct Evaluation {
     /// Whether the recipe wants a linear probe.
     linear: bool,
     precision: Precision,
+    /// The backbone's output that is asked.
+    output: String,
+    grid: Grid,
 }
 
 /// Figures of one backbone.
@@ -212,28 +73,35 @@ const RAW_WIDTH: usize = 3 * 32 * 32;
 const SPECTRUM_ROWS: usize = 2048;
 
 impl Evaluation {
-    /// The bank from the training data, the queries from `test`, images resized to `side`.
+    /// The bank from the training data, the queries from `test`, in the `form` that the backbone takes;
+    /// `grid` says how many tokens it makes of a sound.
     ///
     /// # Errors
-    /// When the data can't be resized, or nothing of it can be read.
+    /// When the data can't be brought to the form, or nothing of it can be read.
     pub fn new(
         train: &Arc<dyn Dataset>,
         test: Option<&Arc<dyn Dataset>>,
-        side: usize,
+        (form, grid): (Form, Grid),
         recipe: &Recipe,
     ) -> Result<Self> {
         let probe = &recipe.probe;
-        let bank = Inputs::read(train, probe.bank, side, recipe.seed)?;
+        let wanted = Wanted { form, max_seconds: recipe.data.max_seconds, seed: recipe.seed };
+        let bank = Inputs::read(train, probe.bank, &wanted)?;
         if bank.is_empty() {
             return Err(Error::failed("no sample of the training data can be read")
                 .hint("`pretext data info PATH` says what is broken"));
         }
         let queries = match test {
-            Some(test) => Inputs::read(test, probe.queries, side, recipe.seed)?,
-            None => Inputs::read(train, 0, side, recipe.seed)?,
+            Some(test) => Inputs::read(test, probe.queries, &wanted)?,
+            None => Inputs::read(train, 0, &wanted)?,
         };
         let knn = Knn { k: probe.k, temperature: probe.temperature };
-        Ok(Self { bank, queries, knn, linear: probe.linear, precision: recipe.precision })
+        let output = match probe.layer {
+            0 => "pooled".to_owned(),
+            layer => format!("layer.{layer}"),
+        };
+        let (linear, precision) = (probe.linear, recipe.precision);
+        Ok(Self { bank, queries, knn, linear, precision, output, grid })
     }
 
     /// Whether there are labels to ask about.
@@ -249,7 +117,8 @@ impl Evaluation {
         Some(most as f64 / labels.len() as f64)
     }
 
-    /// kNN accuracy on the inputs themselves.
+    /// kNN accuracy on the inputs themselves; of sounds on mean and deviation of MFCC, each brought to one
+    /// scale, since loudness counts in tens where the slope of a coefficient counts in tenths.
     ///
     /// # Errors
     /// When an input is not finite.
@@ -257,8 +126,12 @@ impl Evaluation {
         if !self.labelled() {
             return Ok(None);
         }
-        let bank = Labelled::new(self.bank.raw()?, &self.bank.labels)?;
-        let queries = Labelled::new(self.queries.raw()?, &self.queries.labels)?;
+        let ((mut bank, dim), (mut queries, _)) = (self.bank.raw(), self.queries.raw());
+        if self.bank.is_sound() {
+            standardise(&mut bank, &mut queries, dim);
+        }
+        let bank = Labelled::new(Features::new(&bank, dim)?, &self.bank.labels)?;
+        let queries = Labelled::new(Features::new(&queries, dim)?, &self.queries.labels)?;
         self.knn.accuracy(bank, queries).map(Some)
     }
 
@@ -268,10 +141,12 @@ impl Evaluation {
     /// # Errors
     /// When an input is not finite.
     pub fn raw_linear(&self) -> Result<Option<f64>> {
-        if !self.labelled() || self.bank.width() > RAW_WIDTH {
+        let (bank, dim) = self.bank.raw();
+        if !self.labelled() || dim > RAW_WIDTH {
             return Ok(None);
         }
-        self.regress(self.bank.raw()?, self.queries.raw()?)
+        let queries = self.queries.raw().0;
+        self.regress(Features::new(&bank, dim)?, Features::new(&queries, dim)?)
     }
 
     /// Accuracy of a logistic regression on features of bank and queries; none where the recipe wants
@@ -304,8 +179,10 @@ impl Evaluation {
     /// # Errors
     /// When its features are not finite.
     pub fn ask(&self, backbone: &Rc<dyn Module>, state: &State) -> Result<Answer> {
-        let (bank, dim) = self.bank.features(backbone, state, self.precision)?;
-        let (queries, _) = self.queries.features(backbone, state, self.precision)?;
+        let (precision, output, grid) = (self.precision, self.output.as_str(), &self.grid);
+        let asked = Asked { backbone, state, precision, output, grid };
+        let (bank, dim) = self.bank.features(&asked)?;
+        let (queries, _) = self.queries.features(&asked)?;
         let features = Features::new(&bank, dim)?;
         let knn = if self.labelled() {
             let queries = Labelled::new(Features::new(&queries, dim)?, &self.queries.labels)?;
@@ -316,5 +193,33 @@ impl Evaluation {
         let some = Features::new(&bank[..features.rows().min(SPECTRUM_ROWS) * dim], dim)?;
         let figures = Figures { knn, linear: None, rank: rank(some)?, spread: spread(some)? };
         Ok(Answer { bank, queries, dim, figures })
+    }
+}
+
+/// Brings every column of `bank` to mean 0 and deviation 1, and those of `queries` by the same numbers.
+fn standardise(bank: &mut [f32], queries: &mut [f32], dim: usize) {
+    let n = (bank.len() / dim.max(1)).max(1) as f64;
+    for column in 0..dim {
+        let values = || bank.iter().skip(column).step_by(dim).map(|x| f64::from(*x));
+        let mean = values().sum::<f64>() / n;
+        let deviation = (values().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let scale = if deviation > 0.0 { 1.0 / deviation } else { 0.0 };
+        for rows in [&mut *bank, &mut *queries] {
+            for value in rows.iter_mut().skip(column).step_by(dim) {
+                *value = ((f64::from(*value) - mean) * scale) as f32;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_brought_to_one_scale_by_the_banks_numbers() {
+        let (mut bank, mut queries) = (vec![1.0, 500.0, 3.0, 500.0], vec![5.0, 501.0]);
+        standardise(&mut bank, &mut queries, 2);
+        assert_eq!((bank, queries), (vec![-1.0, 0.0, 1.0, 0.0], vec![3.0, 0.0]));
     }
 }

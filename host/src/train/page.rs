@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use super::evaluate::{Answer, Evaluation, Inputs};
+use super::evaluate::{Answer, Evaluation};
+use super::inputs::Inputs;
 use super::prepare::Prepared;
 use super::probing::Baselines;
+use super::sketch;
 use crate::config::Recipe;
+use crate::data::batch::ViewBatch;
 use crate::data::dataset::Content;
+use crate::data::field::Field;
 use crate::data::loader::{Loader, LoaderOptions};
 use crate::metric::Features;
 use crate::probe::knn::neighbours;
@@ -128,7 +132,7 @@ fn warnings(look: &Look<'_>) -> Vec<String> {
 
 /// The views of the first samples, as the method sees them.
 fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
-    if !matches!(prepared.data.content(), Content::Images) {
+    if matches!(prepared.data.content(), Content::Vectors { .. }) {
         return Ok(ViewSheet::default());
     }
     let batch = SHOWN.min(prepared.data.len());
@@ -138,26 +142,40 @@ fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
         workers: 1,
         prefetch: 1,
         end: Some(1),
+        max_seconds: recipe.data.max_seconds,
         ..LoaderOptions::default()
     };
     let mut loader = Loader::new(prepared.data.clone(), &prepared.plan, options)?;
     let Some(batch) = loader.next_batch()? else { return Ok(ViewSheet::default()) };
-    let crops: Vec<_> =
-        batch.views.iter().filter_map(|view| Some((&view.name, view.field("pixels")?))).collect();
-    let names = crops.iter().map(|(name, _)| (*name).clone()).collect();
-    let picture = |sample: usize| {
-        let pictures = crops.iter().map(|(_, f)| picture(f.values.f32(), &f.shape, sample));
-        pictures.collect::<Vec<_>>()
+    let pictures = |view: &ViewBatch| {
+        let fields = view.fields.iter();
+        let mut shown = fields.filter(|field| ["pixels", "samples"].contains(&field.name));
+        let field = shown.next()?;
+        Some((0..batch.len()).map(|sample| picture(field, sample)).collect::<Vec<_>>())
     };
-    Ok(ViewSheet { names, samples: (0..batch.len()).map(picture).collect() })
+    let shown: Vec<_> =
+        batch.views.iter().filter_map(|view| Some((view.name.clone(), pictures(view)?))).collect();
+    let samples = (0..batch.len())
+        .map(|sample| shown.iter().map(|(_, pictures)| pictures[sample].clone()).collect());
+    Ok(ViewSheet {
+        samples: samples.collect(),
+        names: shown.iter().map(|(name, _)| name.clone()).collect(),
+    })
 }
 
-/// Sample `index` of normalised images `[B, 3, H, W]`, as bytes.
-fn picture(data: &[f32], shape: &[usize], index: usize) -> Picture {
-    let (height, width) = (shape[2], shape[3]);
-    let image = &data[index * 3 * height * width..][..3 * height * width];
-    let mut rgb = vec![0; image.len()];
-    for (channel, plane) in image.chunks_exact(height * width).enumerate() {
+/// Sample `index` of a view for people: normalised images `[B, 3, H, W]`, spectrograms `[B, 1, H, W]` or
+/// waveforms `[B, T]`.
+fn picture(field: &Field, index: usize) -> Picture {
+    let len: usize = field.shape[1..].iter().product();
+    let values = &field.values.f32()[index * len..][..len];
+    let &[_, channels, height, width] = field.shape.as_slice() else {
+        return sketch::waveform(values);
+    };
+    if channels == 1 {
+        return sketch::spectrogram(values, (height, width));
+    }
+    let mut rgb = vec![0; len];
+    for (channel, plane) in values.chunks_exact(height * width).enumerate() {
         for (pixel, value) in plane.iter().enumerate() {
             let shade = 255.0 * (value * STD[channel] + MEAN[channel]);
             rgb[3 * pixel + channel] = shade.round().clamp(0.0, 255.0) as u8;
@@ -170,7 +188,7 @@ fn picture(data: &[f32], shape: &[usize], index: usize) -> Picture {
 fn queries(look: &Look<'_>) -> Result<Vec<Query>> {
     let Look { evaluation, answer, prepared, .. } = *look;
     let (bank, queries) = (&evaluation.bank, &evaluation.queries);
-    if bank.pictures.is_empty() || queries.pictures.is_empty() {
+    if bank.picture(0).is_none() || queries.picture(0).is_none() {
         return Ok(Vec::new());
     }
     let count = SHOWN.min(queries.len());
@@ -178,7 +196,7 @@ fn queries(look: &Look<'_>) -> Result<Vec<Query>> {
     let found = neighbours(Features::new(&answer.bank, answer.dim)?, asked, NEIGHBOURS)?;
     let names = prepared.data.class_names();
     let shown = |inputs: &Inputs, index: usize| Labelled {
-        picture: inputs.picture(index),
+        picture: inputs.picture(index).unwrap_or_default(),
         class: inputs.labels.get(index).and_then(|label| names.get(*label as usize).cloned()),
     };
     let query = |(index, found): (usize, &Vec<crate::probe::knn::Neighbour>)| Query {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::optimizer::{Clip, Optimizer, Rule};
 use super::step::{Learner, Rules, Trainer};
 use super::views::{BatchViews, largest_input, plan, random_views};
-use crate::config::{ClipMode, OptimizerKind, Recipe, Train};
-use crate::data::dataset::{Content, Dataset, OpenOptions, Split, open};
+use crate::config::{ClipMode, Data, OptimizerKind, Recipe, Train};
+use crate::data::dataset::{Content, Dataset, LabelRule, OpenOptions, Patterns, Split, open};
 use crate::data::view::ViewPlan;
 use crate::module::Forward;
 use crate::plugin::{Building, Found, Session, Told, load};
@@ -15,7 +15,7 @@ use crate::schedule::{Progress, Schedule};
 use crate::state::{BufferId, Frozen, ParamId, State};
 use crate::{Error, Result};
 
-/// Images that stay decoded in memory, at most.
+/// Bytes of decoded samples that stay in memory, at most.
 const CACHE_BYTES: usize = 1 << 30;
 
 /// A method ready to learn: its session, what it learns, and the data that it sees.
@@ -31,8 +31,8 @@ pub struct Prepared {
     pub test: Option<Arc<dyn Dataset>>,
     /// The views that it asked for.
     pub plan: ViewPlan,
-    /// Side of the images that probes show, in pixels; 0 for vectors.
-    pub side: usize,
+    /// Shape of one sample of the largest view: `[C, S, S]`, `[T]` of a waveform, `[D]`.
+    pub shape: Vec<usize>,
     /// Steps of one epoch.
     pub steps_per_epoch: u64,
     /// Steps of the run.
@@ -54,8 +54,9 @@ impl Learner for Session {
 pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
     let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false);
-    // Data without a test split is no error, but a place that the recipe names must hold one.
-    let test = if recipe.data.test_source.is_empty() { test.ok() } else { Some(test?) };
+    // Data without a test split is no error, but what the recipe names must be there.
+    let named = !recipe.data.test_source.is_empty() || !recipe.data.test_include.is_empty();
+    let test = if named { Some(test?) } else { test.ok() };
     let table = load::open(&plugin.path, &recipe.method)?;
     let mut session = Session::open(&recipe.method, table, recipe.options.clone())?;
     let backbone_options = recipe.backbone.options.to_map();
@@ -65,12 +66,12 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
         (Some(shape), _) => shape,
         (None, Content::Vectors { dim }) => vec![dim],
         (None, Content::Images) => vec![3, 0, 0],
+        (None, Content::Sounds { .. }) => vec![1, 0, 0],
     };
-    let side = if let &[_, _, side] = shape.as_slice() { side } else { 0 };
     let building = Building {
         state: State::new(recipe.seed),
         averages: Vec::new(),
-        shape,
+        shape: shape.clone(),
         backbone: recipe.backbone.kind.clone(),
         backbone_options,
     };
@@ -91,7 +92,7 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
     let optimizer = Optimizer::new(rule(&recipe.train), &state);
     let rules = rules(recipe);
     let trainer = Trainer { state, optimizer, averages, rules, profile: None };
-    Ok(Prepared { session, trainer, data, test, plan, side, steps_per_epoch, total_steps })
+    Ok(Prepared { session, trainer, data, test, plan, shape, steps_per_epoch, total_steps })
 }
 
 /// Most published recipes leave biases and norms, which are 1-D, out of weight decay.
@@ -113,6 +114,7 @@ fn open_split(recipe: &Recipe, source: &str, split: &str, train: bool) -> Result
     let source = match source {
         "shapes" if data.size > 0 && data.n > 0 => format!("shapes:{}:{}", data.size, data.n),
         "shapes" if data.size > 0 => format!("shapes:{}", data.size),
+        "speech" => format!("speech:{}", data.n),
         other => other.to_owned(),
     };
     let split = match split {
@@ -128,8 +130,23 @@ fn open_split(recipe: &Recipe, source: &str, split: &str, train: bool) -> Result
         limit: (train && data.limit > 0).then_some(data.limit),
         seed: recipe.seed,
         cache_bytes: if data.cache == "off" { 0 } else { CACHE_BYTES },
+        rate: data.rate,
+        label: LabelRule::parse(&data.label)?,
+        ..patterns(data, train)?
     };
     open(&source, &options)
+}
+
+/// What is taken by name: to learn from, all but what probes ask about; for probes, that.
+fn patterns(data: &Data, train: bool) -> Result<OpenOptions> {
+    let (all, not) = (Patterns::parse(&data.include)?, Patterns::parse(&data.exclude)?);
+    let asked = Patterns::parse(&data.test_include)?;
+    let (include, exclude) = match (train, asked.is_empty()) {
+        (true, _) => (all, not.and(&asked)),
+        (false, true) => (all, not),
+        (false, false) => (asked, not),
+    };
+    Ok(OpenOptions { include, exclude, ..OpenOptions::default() })
 }
 
 fn rule(train: &Train) -> Rule {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::evaluate::{Answer, Evaluation, Figures};
+use super::inputs::Form;
 use super::prepare::Prepared;
 use crate::config::Recipe;
 use crate::module::Module;
@@ -38,8 +39,13 @@ impl Baselines {
 /// # Errors
 /// When no sample can be read.
 pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
-    let side = if recipe.data.size > 0 { recipe.data.size } else { prepared.side };
-    Evaluation::new(&prepared.data, prepared.test.as_ref(), side.max(1), recipe)
+    let Prepared { data, test, shape, plan, .. } = prepared;
+    let side = match (recipe.data.size, shape.as_slice()) {
+        (0, &[_, _, side]) => side.max(1),
+        (size, _) => size.max(1),
+    };
+    let form = Form::of(data.content(), shape, side);
+    Evaluation::new(data, test.as_ref(), (form, plan.grid.clone()), recipe)
 }
 
 /// Asks the teacher's backbone, or the student's where there is no teacher.

@@ -232,6 +232,7 @@ impl Steps<'_> {
             seed: self.recipe.seed,
             workers: if data.workers == 0 { default.workers } else { data.workers },
             prefetch: data.prefetch.max(1),
+            max_seconds: data.max_seconds,
             max_broken_share: data.max_broken_share,
             start: from * train.accumulate,
             end: Some(prepared.total_steps * train.accumulate),

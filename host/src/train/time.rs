@@ -142,6 +142,7 @@ fn loader(recipe: &Recipe, prepared: &Prepared) -> Result<Loader> {
         seed: recipe.seed,
         workers: if workers == 0 { default.workers } else { workers },
         prefetch: recipe.data.prefetch.max(1),
+        max_seconds: recipe.data.max_seconds,
         max_broken_share: recipe.data.max_broken_share,
         ..default
     };

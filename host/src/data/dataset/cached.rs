@@ -19,7 +19,7 @@ const PROBED: usize = 16;
 /// them; `dataset` itself otherwise. Vectors are in memory already.
 pub fn if_it_fits(dataset: Arc<dyn Dataset>, bytes: usize) -> Arc<dyn Dataset> {
     let len = dataset.len();
-    if bytes == 0 || len == 0 || dataset.content() != Content::Images {
+    if bytes == 0 || len == 0 || matches!(dataset.content(), Content::Vectors { .. }) {
         return dataset;
     }
     let step = len.div_ceil(PROBED);
@@ -27,6 +27,7 @@ pub fn if_it_fits(dataset: Arc<dyn Dataset>, bytes: usize) -> Arc<dyn Dataset> {
         .step_by(step)
         .filter_map(|index| match dataset.sample(index) {
             Ok(Sample::Image(image)) => Some(image.pixels.len()),
+            Ok(Sample::Sound(sound)) => Some(size_of_val(sound.wave.as_slice())),
             _ => None,
         })
         .max();
@@ -76,6 +77,10 @@ impl Dataset for Cached {
         self.whole.name(index)
     }
 
+    fn extent(&self, index: usize) -> Option<u64> {
+        self.whole.extent(index)
+    }
+
     fn split(&self) -> Split {
         self.whole.split()
     }
@@ -94,6 +99,11 @@ fn copy(kept: &Sample, sample: &mut Sample) {
             image.pixels.clone_from(&kept.pixels);
         }
         Sample::Vector(kept) => sample.vector_mut().clone_from(kept),
+        Sample::Sound(kept) => {
+            let sound = sample.sound_mut();
+            sound.rate = kept.rate;
+            sound.wave.clone_from(&kept.wave);
+        }
     }
 }
 

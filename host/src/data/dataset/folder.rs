@@ -1,4 +1,4 @@
-//! A folder of image files; its sub-folders are the classes, `train/` and `test/` (or `val/`) the splits.
+//! A folder of image or sound files; its sub-folders are the classes, `train/` and `test/` (or `val/`) the splits.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -6,15 +6,15 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Certainty, Dataset, Kind, OpenOptions, Sample, Split, counted, layout};
-use crate::data::decode::image;
+use super::{Certainty, Content, Dataset, Kind, OpenOptions, Sample, Split, counted, layout};
+use crate::data::decode::Medium;
 use crate::{Error, Result};
 
 inventory::submit! {
     Kind {
         name: "folder",
-        opens: "DIR with .jpg or .png files",
-        help: "image files, classes are sub-folders if any; train/ and test/ or val/ are splits",
+        opens: "DIR with .jpg, .png, .wav or .flac files",
+        help: "image or sound files, classes are sub-folders if any; train/ and test/ or val/ are splits",
         recognise: |source| if Path::new(source).is_dir() { Certainty::Perhaps } else { Certainty::No },
         open: |source, options| Ok(Arc::new(Folder::open(source, options)?)),
     }
@@ -25,13 +25,21 @@ thread_local! {
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Files on the disk, each decoded when it is asked for.
 #[derive(Debug)]
-struct Folder {
-    root: PathBuf,
-    files: Vec<String>,
-    labels: Vec<Option<u32>>,
-    class_names: Vec<String>,
-    split: Split,
+pub(super) struct Folder {
+    /// What it is and where it lies, for people.
+    pub(super) title: String,
+    pub(super) root: PathBuf,
+    pub(super) medium: Medium,
+    /// Paths from the root.
+    pub(super) files: Vec<String>,
+    /// Length of each file in bytes or values, for sounds only: pictures have none.
+    pub(super) extents: Vec<u64>,
+    pub(super) labels: Vec<Option<u32>>,
+    pub(super) class_names: Vec<String>,
+    pub(super) split: Split,
+    pub(super) rate: u32,
 }
 
 impl Folder {
@@ -39,14 +47,22 @@ impl Folder {
         let root = PathBuf::from(source);
         let mut paths = Vec::new();
         collect(&root, "", &mut paths)?;
-        let layout = layout::arrange(&paths, options.split, source)?;
-        let files = layout.files.iter().map(|file| std::mem::take(&mut paths[*file])).collect();
+        let medium = Medium::of_most(&paths).unwrap_or(Medium::Picture);
+        paths.retain(|path| Medium::of(path) == Some(medium));
+        let layout = layout::arrange(&paths, options, source)?;
+        let files: Vec<String> =
+            layout.files.iter().map(|file| std::mem::take(&mut paths[*file])).collect();
+        let size = |file: &String| std::fs::metadata(root.join(file)).map_or(0, |file| file.len());
+        let sounds = medium == Medium::Sound;
+        let extents = if sounds { files.iter().map(size).collect() } else { Vec::new() };
         let (labels, class_names) = (layout.labels, layout.class_names);
-        Ok(Self { root, files, labels, class_names, split: options.split })
+        let (split, rate) = (options.split, options.rate);
+        let title = format!("folder `{source}`");
+        Ok(Self { title, root, medium, files, extents, labels, class_names, split, rate })
     }
 }
 
-/// Adds every image below `folder`, as a path from the root with `/` between parts. Hidden files are left out.
+/// Adds every image and sound below `folder`, as a path from the root with `/` between parts. Hidden files are left out.
 fn collect(folder: &Path, prefix: &str, paths: &mut Vec<String>) -> Result<()> {
     let unreadable = |e| {
         Error::asked_wrongly(format!("can't read the folder `{}`", folder.display()))
@@ -60,7 +76,7 @@ fn collect(folder: &Path, prefix: &str, paths: &mut Vec<String>) -> Result<()> {
             continue;
         }
         let path = format!("{prefix}{name}");
-        if image::is_image(&name) {
+        if Medium::of(&name).is_some() {
             paths.push(path);
         } else if entry.path().is_dir() {
             collect(&entry.path(), &format!("{path}/"), paths)?;
@@ -74,11 +90,18 @@ impl Dataset for Folder {
         self.files.len()
     }
 
+    fn content(&self) -> Content {
+        match self.medium {
+            Medium::Picture => Content::Images,
+            Medium::Sound => Content::Sounds { rate: self.rate },
+        }
+    }
+
     fn read(&self, index: usize, sample: &mut Sample) -> Result<()> {
         BYTES.with_borrow_mut(|bytes| {
             bytes.clear();
             File::open(self.root.join(&self.files[index]))?.read_to_end(bytes)?;
-            image::decode(bytes, sample.image_mut())
+            self.medium.decode(bytes, self.rate, sample)
         })
     }
 
@@ -94,12 +117,16 @@ impl Dataset for Folder {
         self.root.join(&self.files[index]).display().to_string()
     }
 
+    fn extent(&self, index: usize) -> Option<u64> {
+        self.extents.get(index).copied()
+    }
+
     fn split(&self) -> Split {
         self.split
     }
 
     fn describe(&self) -> String {
-        format!("folder `{}`: {}", self.root.display(), counted(self, "images"))
+        format!("{}: {}", self.title, counted(self, self.medium.noun()))
     }
 }
 
@@ -155,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().to_str().unwrap();
         let error = open(source, &OpenOptions::default()).unwrap_err();
-        assert!(error.message().ends_with("holds no image"));
+        assert!(error.message().ends_with("holds no image and no sound"));
         std::fs::write(folder.path().join("a.txt"), "x").unwrap();
         assert!(open(source, &OpenOptions::default()).is_err());
     }

@@ -3,8 +3,57 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Split;
+use super::{OpenOptions, Split};
 use crate::{Error, Result};
+
+/// Where the class of a file stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LabelRule {
+    /// In the folder that holds it: `CLASS/NAME.wav`.
+    #[default]
+    Folder,
+    /// In its name, cut at every sign that is no letter or digit: part `n`, from 0.
+    NamePart(usize),
+}
+
+impl LabelRule {
+    /// Reads `folder` (or nothing), or `name:N`.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str) -> Result<Self> {
+        let part = text.strip_prefix("name:").and_then(|part| part.parse().ok());
+        match (text, part) {
+            ("" | "folder", _) => Ok(Self::Folder),
+            (_, Some(part)) => Ok(Self::NamePart(part)),
+            _ => Err(Error::asked_wrongly(format!("`{text}` says not where a class stands")).hint(
+                "`folder`, or `name:0` for what stands before the first `_` of a file's name",
+            )),
+        }
+    }
+}
+
+/// Part `part` of the name of the file at `path`, without its ending.
+fn name_part(path: &str, part: usize) -> Option<&str> {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    stem.split(|c: char| !c.is_alphanumeric()).nth(part)
+}
+
+/// The class of each of `files`, by their names, and the names of the classes over all `paths`, numbers in
+/// their order.
+pub(super) fn label_by_name(
+    paths: &[String],
+    files: &[usize],
+    part: usize,
+) -> (Vec<Option<u32>>, Vec<String>) {
+    let named: BTreeSet<&str> = paths.iter().filter_map(|path| name_part(path, part)).collect();
+    let mut class_names: Vec<&str> = named.into_iter().collect();
+    class_names.sort_by_key(|name| (name.parse::<u64>().unwrap_or(u64::MAX), *name));
+    let number: BTreeMap<&str, u32> = class_names.iter().copied().zip(0..).collect();
+    let label = |file: &usize| number.get(name_part(&paths[*file], part)?).copied();
+    (files.iter().map(label).collect(), class_names.into_iter().map(str::to_owned).collect())
+}
 
 /// Which files belong to a split, and to which class.
 #[derive(Debug)]
@@ -32,19 +81,19 @@ pub(super) fn split_named(name: &str) -> Option<Split> {
         .find(|split| folder_names(*split).iter().any(|known| name.eq_ignore_ascii_case(known)))
 }
 
-/// Arranges `paths` (with `/` between parts) of image files by split and class.
+/// Arranges `paths` (with `/` between parts) of files by split and class.
 ///
 /// # Errors
 /// When there is no path, or none of the asked split.
-pub(super) fn arrange(paths: &[String], split: Split, source: &str) -> Result<Layout> {
+pub(super) fn arrange(paths: &[String], options: &OpenOptions, source: &str) -> Result<Layout> {
     if paths.is_empty() {
-        return Err(no_images(source));
+        return Err(no_files(source));
     }
     let split_paths: Vec<Vec<&str>> = paths.iter().map(|p| parts(p)).collect();
     let root = usize::from(shared_root(&split_paths));
     let folders: Vec<&[&str]> =
         split_paths.iter().map(|p| &p[root..p.len().saturating_sub(1)]).collect();
-    let chosen = chosen_folder(&folders, split, source)?;
+    let chosen = chosen_folder(&folders, options, source)?;
     let depth = usize::from(chosen.is_some());
     let classes: BTreeSet<&str> = folders
         .iter()
@@ -56,6 +105,10 @@ pub(super) fn arrange(paths: &[String], split: Split, source: &str) -> Result<La
         .filter(|file| chosen.is_none() || folders[*file].first().copied() == chosen)
         .collect();
     files.sort_by(|a, b| split_paths[*a].cmp(&split_paths[*b]));
+    if let LabelRule::NamePart(part) = options.label {
+        let (labels, class_names) = label_by_name(paths, &files, part);
+        return Ok(Layout { files, labels, class_names });
+    }
     let labels = files
         .iter()
         .map(|file| folders[*file].get(depth).and_then(|name| number.get(name).copied()))
@@ -78,12 +131,14 @@ fn shared_root(paths: &[Vec<&str>]) -> bool {
         && paths.iter().any(|path| path.len() > 2 && split_named(path[1]).is_some())
 }
 
-/// The folder that holds `split`; none where the data isn't split by folders.
+/// The folder that holds the asked split; none where the data isn't split by folders. Then everything is
+/// there to learn from, and patterns alone can say what is asked about.
 fn chosen_folder<'a>(
     folders: &[&[&'a str]],
-    split: Split,
+    options: &OpenOptions,
     source: &str,
 ) -> Result<Option<&'a str>> {
+    let split = options.split;
     let present: BTreeSet<&str> = folders
         .iter()
         .filter_map(|dirs| dirs.first().copied())
@@ -92,6 +147,7 @@ fn chosen_folder<'a>(
     if present.is_empty() {
         return match split {
             Split::Train => Ok(None),
+            Split::Test if !options.include.is_empty() => Ok(None),
             Split::Test => Err(no_split(source, split)),
         };
     }
@@ -103,14 +159,16 @@ fn chosen_folder<'a>(
 
 /// Nothing in `source` belongs to `split`.
 pub(super) fn no_split(source: &str, split: Split) -> Error {
-    Error::asked_wrongly(format!("`{source}` has no {split} split"))
-        .hint(format!("put its images under `{}/CLASS/`", folder_names(split)[0]))
+    Error::asked_wrongly(format!("`{source}` has no {split} split")).hint(format!(
+        "put its files under `{}/CLASS/`, or name them with `data.test_include=PATTERN`",
+        folder_names(split)[0]
+    ))
 }
 
 /// `source` holds no file that can be decoded.
-pub(super) fn no_images(source: &str) -> Error {
-    Error::asked_wrongly(format!("`{source}` holds no image"))
-        .hint("give a folder or tar with .jpg, .jpeg or .png files, in one sub-folder per class or in none")
+pub(super) fn no_files(source: &str) -> Error {
+    Error::asked_wrongly(format!("`{source}` holds no image and no sound"))
+        .hint("give a folder or tar with .jpg, .png, .wav or .flac files, in one sub-folder per class or in none")
 }
 
 #[cfg(test)]
@@ -119,7 +177,7 @@ mod tests {
 
     fn of(paths: &[&str], split: Split) -> Result<Layout> {
         let paths: Vec<_> = paths.iter().map(|p| (*p).to_owned()).collect();
-        arrange(&paths, split, "x")
+        arrange(&paths, &OpenOptions { split, ..OpenOptions::default() }, "x")
     }
 
     #[test]
@@ -153,6 +211,31 @@ mod tests {
         let error = of(&["cat/1.jpg"], Split::Test).unwrap_err();
         assert_eq!(error.message(), "`x` has no test split");
         assert!(of(&["test/cat/1.jpg"], Split::Train).is_err());
-        assert_eq!(of(&[], Split::Train).unwrap_err().message(), "`x` holds no image");
+        assert_eq!(of(&[], Split::Train).unwrap_err().message(), "`x` holds no image and no sound");
+    }
+
+    #[test]
+    fn the_class_can_stand_in_the_name_of_a_file() {
+        let rule = LabelRule::parse("name:1").unwrap();
+        assert_eq!(rule, LabelRule::NamePart(1));
+        let paths = ["r/a_10_x.wav", "r/a-2.wav", "r/b.wav"].map(str::to_owned);
+        let options = OpenOptions { label: rule, ..OpenOptions::default() };
+        let layout = arrange(&paths, &options, "x").unwrap();
+        assert_eq!(layout.class_names, ["2", "10"]);
+        assert_eq!(
+            layout.files.iter().map(|f| &paths[*f][2..4]).collect::<Vec<_>>(),
+            ["a-", "a_", "b."]
+        );
+        assert_eq!(layout.labels, [Some(0), Some(1), None]);
+        assert_eq!(LabelRule::parse("").unwrap(), LabelRule::Folder);
+        assert!(LabelRule::parse("name:x").unwrap_err().hint_text().is_some());
+    }
+
+    #[test]
+    fn patterns_can_name_the_test_part_of_data_without_split_folders() {
+        let include = super::super::Patterns::parse("*b*").unwrap();
+        let options = OpenOptions { split: Split::Test, include, ..OpenOptions::default() };
+        let paths = ["a.wav", "b.wav"].map(str::to_owned);
+        assert_eq!(arrange(&paths, &options, "x").unwrap().files, [0, 1]);
     }
 }

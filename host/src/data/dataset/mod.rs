@@ -7,17 +7,24 @@ mod cifar10;
 mod figures;
 mod folder;
 mod layout;
+mod manifest;
 mod npy;
+pub mod pattern;
+mod phones;
 mod shapes;
+mod speech;
 pub mod subset;
 mod tar;
 mod vectors;
+mod voice;
 mod webdataset;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::layout::LabelRule;
+pub use self::pattern::Patterns;
 use crate::error::did_you_mean;
 use crate::{Error, Result};
 
@@ -51,6 +58,22 @@ pub struct Image {
     pub pixels: Vec<u8>,
 }
 
+/// A decoded sound of one channel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sound {
+    /// Values a second, that of [`Content::Sounds`].
+    pub rate: u32,
+    /// -1 to 1.
+    pub wave: Vec<f32>,
+}
+
+impl Sound {
+    /// How long it is, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.wave.len() as f64 / f64::from(self.rate.max(1))
+    }
+}
+
 /// One sample, before any transform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sample {
@@ -58,6 +81,8 @@ pub enum Sample {
     Image(Image),
     /// A vector `[D]`.
     Vector(Vec<f32>),
+    /// A sound.
+    Sound(Sound),
 }
 
 impl Default for Sample {
@@ -74,7 +99,7 @@ impl Sample {
         }
         match self {
             Self::Image(image) => image,
-            Self::Vector(_) => unreachable!("made a picture above"),
+            _ => unreachable!("made a picture above"),
         }
     }
 
@@ -85,7 +110,18 @@ impl Sample {
         }
         match self {
             Self::Vector(vector) => vector,
-            Self::Image(_) => unreachable!("made a vector above"),
+            _ => unreachable!("made a vector above"),
+        }
+    }
+
+    /// This sample as a sound to be written into; its buffer is kept if it was one.
+    pub fn sound_mut(&mut self) -> &mut Sound {
+        if !matches!(self, Self::Sound(_)) {
+            *self = Self::Sound(Sound::default());
+        }
+        match self {
+            Self::Sound(sound) => sound,
+            _ => unreachable!("made a sound above"),
         }
     }
 }
@@ -100,6 +136,22 @@ pub enum Content {
         /// Length of every vector.
         dim: usize,
     },
+    /// Sounds, each of its own length.
+    Sounds {
+        /// Values a second.
+        rate: u32,
+    },
+}
+
+impl Content {
+    /// The word for several samples.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Images => "pictures",
+            Self::Vectors { .. } => "vectors",
+            Self::Sounds { .. } => "sounds",
+        }
+    }
 }
 
 /// A finite, indexed set of samples. Reading is thread-safe and always gives the same sample for an index.
@@ -112,7 +164,7 @@ pub trait Dataset: fmt::Debug + Send + Sync {
         self.len() == 0
     }
 
-    /// Pictures or vectors.
+    /// Pictures, vectors or sounds.
     fn content(&self) -> Content {
         Content::Images
     }
@@ -142,6 +194,12 @@ pub trait Dataset: fmt::Debug + Send + Sync {
     /// What to call sample `index` in a warning: its file name.
     fn name(&self, index: usize) -> String;
 
+    /// How long sample `index` is, where that is known without reading it, in a unit that all samples of the
+    /// dataset share: bytes of its file, or values. Serves to put samples of about one length into a batch.
+    fn extent(&self, _index: usize) -> Option<u64> {
+        None
+    }
+
     /// Which part of the data this is.
     fn split(&self) -> Split;
 
@@ -165,13 +223,33 @@ pub struct OpenOptions {
     pub limit: Option<usize>,
     /// Seed of the limit's permutation and of procedural data.
     pub seed: u64,
-    /// How many bytes of decoded images may be kept in memory; a dataset that doesn't fit isn't kept at all.
+    /// How many bytes of decoded samples may be kept in memory; a dataset that doesn't fit isn't kept at all.
     pub cache_bytes: usize,
+    /// Values a second that sounds are brought to.
+    pub rate: u32,
+    /// Only samples whose names match; none takes all.
+    pub include: Patterns,
+    /// No samples whose names match.
+    pub exclude: Patterns,
+    /// Where the class of a file stands.
+    pub label: LabelRule,
 }
+
+/// The rate of most published models of speech, in values a second.
+pub const SPEECH_RATE: u32 = 16_000;
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { split: Split::Train, limit: None, seed: 0, cache_bytes: 0 }
+        Self {
+            split: Split::Train,
+            limit: None,
+            seed: 0,
+            cache_bytes: 0,
+            rate: SPEECH_RATE,
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            label: LabelRule::default(),
+        }
     }
 }
 
@@ -217,7 +295,7 @@ pub fn kinds() -> Vec<&'static Kind> {
 pub fn open(source: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>> {
     let kinds = kinds();
     let (kind, rest) = choose(source, &kinds)?;
-    let mut dataset = (kind.open)(rest, options)?;
+    let mut dataset = pattern::select((kind.open)(rest, options)?, options)?;
     if let Some(limit) = options.limit {
         dataset = Arc::new(subset::Subset::limit(dataset, limit, options.seed));
     }
@@ -255,7 +333,9 @@ fn unknown(source: &str, kinds: &[&Kind]) -> Error {
     let error = Error::asked_wrongly(format!("there is no data at `{source}`"));
     match did_you_mean(source, kinds.iter().map(|kind| kind.name)) {
         Some(name) => error.hint(format!("did you mean `data={name}`?")),
-        None => error.hint("check the path, or start without any with `data=shapes`"),
+        None => {
+            error.hint("check the path, or start without any with `data=shapes` or `data=speech`")
+        }
     }
 }
 
@@ -266,7 +346,7 @@ mod tests {
     #[test]
     fn kinds_are_listed_by_name() {
         let names: Vec<_> = kinds().iter().map(|kind| kind.name).collect();
-        assert_eq!(names, ["cifar10", "folder", "shapes", "tar", "vectors"]);
+        assert_eq!(names, ["cifar10", "folder", "manifest", "shapes", "speech", "tar", "vectors"]);
     }
 
     #[test]

@@ -67,6 +67,10 @@ impl Dataset for Subset {
         self.whole.name(self.indices[index])
     }
 
+    fn extent(&self, index: usize) -> Option<u64> {
+        self.whole.extent(self.indices[index])
+    }
+
     fn split(&self) -> Split {
         self.whole.split()
     }

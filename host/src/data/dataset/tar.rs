@@ -1,4 +1,4 @@
-//! A tar of an image folder, or WebDataset shards, read in place: one pass over the headers makes an
+//! A tar of a folder of images or sounds, or WebDataset shards, read in place: one pass over the headers makes an
 //! index, then every sample is one positioned read.
 
 use std::cell::RefCell;
@@ -7,15 +7,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Certainty, Dataset, Kind, OpenOptions, Sample, Split, counted, layout, webdataset};
-use crate::data::decode::image;
+use super::{
+    Certainty, Content, Dataset, Kind, OpenOptions, Sample, Split, counted, layout, webdataset,
+};
+use crate::data::decode::Medium;
 use crate::{Error, Result};
 
 inventory::submit! {
     Kind {
         name: "tar",
         opens: "FILE.tar, shard-{000..012}.tar or DIR with .tar files",
-        help: "a tar of an image folder, or WebDataset shards (KEY.jpg with KEY.cls or KEY.json), read in place",
+        help: "a tar of a folder of images or sounds, or WebDataset shards (KEY.jpg with KEY.cls or KEY.json), read in place",
         recognise: |source| match shards(source) {
             Ok(shards) if !shards.is_empty() => Certainty::Yes,
             Ok(_) => Certainty::No,
@@ -169,6 +171,8 @@ struct Tar {
     labels: Vec<Option<u32>>,
     class_names: Vec<String>,
     split: Split,
+    medium: Medium,
+    rate: u32,
 }
 
 impl Tar {
@@ -180,6 +184,7 @@ impl Tar {
             ));
         }
         let mut shards = Shards::open(&paths)?;
+        let medium = Medium::of_most(&shards.paths).unwrap_or(Medium::Picture);
         let mut tar = Self {
             source: source.to_owned(),
             samples: Vec::new(),
@@ -187,10 +192,12 @@ impl Tar {
             labels: Vec::new(),
             class_names: Vec::new(),
             split: options.split,
+            medium,
+            rate: options.rate,
             shards: Shards { files: Vec::new(), members: Vec::new(), paths: Vec::new() },
         };
-        if webdataset::is_one(&shards) {
-            let index = webdataset::arrange(&shards, options.split, source)?;
+        if webdataset::is_one(&shards, medium) {
+            let index = webdataset::arrange(&shards, (options.split, medium), source)?;
             for (member, label) in index.samples {
                 tar.samples.push(shards.members[member]);
                 tar.names.push(std::mem::take(&mut shards.paths[member]));
@@ -198,7 +205,7 @@ impl Tar {
             }
             tar.class_names = index.class_names;
         } else {
-            tar.arrange_as_folder(&mut shards)?;
+            tar.arrange_as_folder(&mut shards, options)?;
         }
         shards.members = Vec::new();
         shards.paths = Vec::new();
@@ -206,13 +213,13 @@ impl Tar {
         Ok(tar)
     }
 
-    fn arrange_as_folder(&mut self, shards: &mut Shards) -> Result<()> {
-        let is_picture: Vec<bool> = shards.paths.iter().map(|path| picture(path)).collect();
-        let mut keep = is_picture.iter().copied();
+    fn arrange_as_folder(&mut self, shards: &mut Shards, options: &OpenOptions) -> Result<()> {
+        let kept: Vec<bool> = shards.paths.iter().map(|path| is_one(path, self.medium)).collect();
+        let mut keep = kept.iter().copied();
         shards.paths.retain(|_| keep.next().unwrap_or(false));
-        let mut keep = is_picture.iter().copied();
+        let mut keep = kept.iter().copied();
         shards.members.retain(|_| keep.next().unwrap_or(false));
-        let layout = layout::arrange(&shards.paths, self.split, &self.source)?;
+        let layout = layout::arrange(&shards.paths, options, &self.source)?;
         self.samples = layout.files.iter().map(|file| shards.members[*file]).collect();
         self.names =
             layout.files.iter().map(|file| std::mem::take(&mut shards.paths[*file])).collect();
@@ -222,9 +229,10 @@ impl Tar {
     }
 }
 
-/// An image, and not the shadow that some systems put beside it (`._NAME.jpg`).
-fn picture(path: &str) -> bool {
-    image::is_image(path) && !path.rsplit('/').next().is_some_and(|name| name.starts_with('.'))
+/// A file of `medium`, and not the shadow that some systems put beside it (`._NAME.jpg`).
+fn is_one(path: &str, medium: Medium) -> bool {
+    let hidden = path.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
+    Medium::of(path) == Some(medium) && !hidden
 }
 
 impl Dataset for Tar {
@@ -232,11 +240,22 @@ impl Dataset for Tar {
         self.samples.len()
     }
 
+    fn content(&self) -> Content {
+        match self.medium {
+            Medium::Picture => Content::Images,
+            Medium::Sound => Content::Sounds { rate: self.rate },
+        }
+    }
+
     fn read(&self, index: usize, sample: &mut Sample) -> Result<()> {
         BYTES.with_borrow_mut(|bytes| {
             self.shards.read(self.samples[index], bytes)?;
-            image::decode(bytes, sample.image_mut())
+            self.medium.decode(bytes, self.rate, sample)
         })
+    }
+
+    fn extent(&self, index: usize) -> Option<u64> {
+        (self.medium == Medium::Sound).then(|| self.samples[index].size as u64)
     }
 
     fn label(&self, index: usize) -> Option<u32> {
@@ -261,7 +280,7 @@ impl Dataset for Tar {
             1 => "tar".to_owned(),
             n => format!("{n} tars"),
         };
-        format!("{what} `{}`: {}", self.source, counted(self, "images"))
+        format!("{what} `{}`: {}", self.source, counted(self, self.medium.noun()))
     }
 }
 

@@ -1,17 +1,17 @@
-//! WebDataset: files of one key form a sample: `KEY.jpg` with `KEY.cls` (a number or a name) or
+//! WebDataset: files of one key form a sample: `KEY.jpg` or `KEY.flac` with `KEY.cls` (a number or a name) or
 //! `KEY.json` (its `label`, `class` or `cls`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tar::Shards;
 use super::{Split, layout};
-use crate::data::decode::image;
+use crate::data::decode::Medium;
 use crate::{Error, Result};
 
 /// The samples of a split.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Position of each sample's image among the members, and its class.
+    /// Position of each sample's file among the members, and its class.
     pub samples: Vec<(usize, Option<u32>)>,
     /// Names of the classes.
     pub class_names: Vec<String>,
@@ -24,32 +24,36 @@ fn cut(path: &str) -> Option<(&str, &str)> {
     (dot > name).then(|| (&path[..dot], &path[dot + 1..]))
 }
 
-/// Whether some image has a label file beside it.
-pub(super) fn is_one(shards: &Shards) -> bool {
-    let mut last_image = None;
+/// Whether some file of `medium` has a label file beside it.
+pub(super) fn is_one(shards: &Shards, medium: Medium) -> bool {
+    let mut last_file = None;
     let mut last_label = None;
     for (path, member) in shards.paths.iter().zip(&shards.members) {
         let Some((key, ending)) = cut(path) else { continue };
         let here = Some((member.shard, key));
-        if image::is_image(path) {
-            last_image = here;
+        if Medium::of(path) == Some(medium) {
+            last_file = here;
         } else if matches!(ending, "cls" | "json") {
             last_label = here;
         } else {
             continue;
         }
-        if last_image == last_label {
+        if last_file == last_label {
             return true;
         }
     }
     false
 }
 
-/// Joins images with their labels, in the order of the shards.
+/// Joins files of `medium` with their labels, in the order of the shards.
 ///
 /// # Errors
-/// When no shard is of the split, none holds an image, or a label file can't be read.
-pub(super) fn arrange(shards: &Shards, split: Split, source: &str) -> Result<Index> {
+/// When no shard is of the split, none holds such a file, or a label file can't be read.
+pub(super) fn arrange(
+    shards: &Shards,
+    (split, medium): (Split, Medium),
+    source: &str,
+) -> Result<Index> {
     let splits: Vec<Option<Split>> = (0..shards.len()).map(|i| shard_split(shards, i)).collect();
     let named = splits.iter().any(Option::is_some);
     if !named && split == Split::Test || named && !splits.contains(&Some(split)) {
@@ -71,13 +75,13 @@ pub(super) fn arrange(shards: &Shards, split: Split, source: &str) -> Result<Ind
     let mut samples = Vec::new();
     for (i, (path, member)) in shards.paths.iter().zip(&shards.members).enumerate() {
         let asked = !named || splits[member.shard] == Some(split);
-        if let (true, true, Some((key, _))) = (asked, image::is_image(path), cut(path)) {
+        if let (true, true, Some((key, _))) = (asked, Medium::of(path) == Some(medium), cut(path)) {
             let label = labels.get(&(member.shard, key));
             samples.push((i, label.and_then(|name| number.get(name.as_str()).copied())));
         }
     }
     if samples.is_empty() {
-        return Err(layout::no_images(source));
+        return Err(layout::no_files(source));
     }
     Ok(Index { samples, class_names })
 }

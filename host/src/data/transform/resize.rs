@@ -1,5 +1,6 @@
 //! Resampling a box of a picture to a size: bicubic (a = -1/2) widened when shrinking, on 8-bit values,
 //! which is PIL's `BICUBIC` with its antialiasing. Pixels outside the box don't count, as if it had been cut out.
+//! A plane of f32, such as a spectrogram, is resampled by the same cubic.
 
 use fast_image_resize::images::{CroppedImage, Image as Target, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -52,6 +53,41 @@ impl Resample {
             .use_alpha(false);
         self.resizer.resize(&cut, &mut target, &options).map_err(|e| wrong(&e))
     }
+
+    /// Resamples `part` (left, top, width and height, in elements and parts of them) of a `plane` of
+    /// `from` (width, height) to `to` in `out`.
+    ///
+    /// # Errors
+    /// When the part doesn't lie inside the plane, or a size is zero or not that of the numbers given.
+    pub fn plane(
+        &mut self,
+        (plane, from): (&[f32], (usize, usize)),
+        part: [f64; 4],
+        (out, to): (&mut [f32], (usize, usize)),
+    ) -> Result<()> {
+        let wrong = |e: &dyn std::fmt::Display| {
+            Error::failed(format!("can't resample {part:?} of {from:?} to {to:?}")).because(e)
+        };
+        let source = ImageRef::new(
+            from.0 as u32,
+            from.1 as u32,
+            bytemuck::cast_slice(plane),
+            PixelType::F32,
+        )
+        .map_err(|e| wrong(&e))?;
+        let mut target = Target::from_slice_u8(
+            to.0 as u32,
+            to.1 as u32,
+            bytemuck::cast_slice_mut(out),
+            PixelType::F32,
+        )
+        .map_err(|e| wrong(&e))?;
+        let [left, top, width, height] = part;
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
+            .crop(left, top, width, height);
+        self.resizer.resize(&source, &mut target, &options).map_err(|e| wrong(&e))
+    }
 }
 
 /// The middle of a picture that is left when its shorter side is resized to `resize` and the middle
@@ -103,6 +139,23 @@ mod tests {
         let image = grey(2, 1, &[0, 200]);
         let part = CropBox { left: 1, top: 0, width: 2, height: 1 };
         assert!(Resample::default().apply(&image, part, (2, 2), &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_part_of_a_plane_is_resampled_and_a_whole_one_of_its_size_left_alone() {
+        let plane: Vec<f32> = (0..12).map(|i| (i % 4) as f32).collect();
+        let mut same = vec![9.0; 12];
+        let whole = [0.0, 0.0, 4.0, 3.0];
+        Resample::default().plane((&plane, (4, 3)), whole, (&mut same, (4, 3))).unwrap();
+        assert_eq!(same, plane);
+        let mut middle = vec![9.0; 1];
+        let part = [0.5, 0.5, 3.0, 2.0];
+        Resample::default().plane((&plane, (4, 3)), part, (&mut middle, (1, 1))).unwrap();
+        assert!((middle[0] - 1.5).abs() < 1e-5, "{middle:?}");
+        let outside = [3.0, 0.0, 2.0, 3.0];
+        assert!(
+            Resample::default().plane((&plane, (4, 3)), outside, (&mut middle, (1, 1))).is_err()
+        );
     }
 
     #[test]

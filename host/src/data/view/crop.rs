@@ -1,12 +1,13 @@
-//! `crop@1`: an augmented crop of a picture.
+//! `crop@1`: an augmented crop of a picture, or of a sound's spectrogram.
 
 use std::sync::Arc;
 
 use super::kind::{SampleView, Tools, View, ViewDef};
 use super::settings::Settings;
 use crate::data::batch::Trace;
-use crate::data::dataset::{Content, Sample};
+use crate::data::dataset::{Content, Sample, Sound};
 use crate::data::field::{Form, Values};
+use crate::data::sound::spectrogram::BANDS;
 use crate::data::transform::jitter::Strength;
 use crate::data::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::data::transform::{crop, flip, grayscale, jitter, normalize, solarize};
@@ -91,6 +92,29 @@ impl Crop {
         })
     }
 
+    /// A crop of a sound's spectrogram, whose sides count as equally long: what turns, colours or blurs a
+    /// picture means nothing there.
+    fn hear(
+        &self,
+        sound: &Sound,
+        stream: &mut Stream,
+        tools: &mut Tools,
+        pixels: &mut Values,
+    ) -> Result<Trace> {
+        /// Parts of a side that a box is drawn in: fine enough for any sound, since parts of frames count.
+        const PARTS: usize = 1000;
+        let part = crop::draw(stream, (PARTS, PARTS), self.scale, self.ratio);
+        let part = part.relative(PARTS, PARTS);
+        let (picture, frames) = tools.pictures.of(sound, BANDS);
+        let [left, top, width, height] = part.map(f64::from);
+        let (long, high) = (frames as f64, BANDS as f64);
+        let cut = [left * long, top * high, width * long, height * high];
+        let (from, to) = ((picture, (frames, BANDS)), (pixels.f32_mut(), (self.size, self.size)));
+        tools.resample.plane(from, cut, to)?;
+        let start = (left * sound.wave.len() as f64) as usize;
+        Ok(Trace { part, start, ..Trace::default() })
+    }
+
     /// From cropped 8-bit pixels to the normalised view; says whether it was flipped.
     fn augment(&self, stream: &mut Stream, tools: &mut Tools, out: &mut [f32]) -> bool {
         normalize::planes_of(&tools.pixels, out);
@@ -122,6 +146,7 @@ impl SampleView for Crop {
     fn forms(&self, content: Content, name: &str) -> Result<Vec<Form>> {
         match content {
             Content::Images => Ok(vec![Form::f32("pixels", &[3, self.size, self.size])]),
+            Content::Sounds { .. } => Ok(vec![Form::f32("pixels", &[1, self.size, self.size])]),
             Content::Vectors { .. } => Err(Error::asked_wrongly(format!(
                 "the view `{name}` needs pictures and the data are vectors"
             ))
@@ -136,8 +161,10 @@ impl SampleView for Crop {
         tools: &mut Tools,
         fields: &mut [Values],
     ) -> Result<Trace> {
-        let (Sample::Image(image), [pixels]) = (sample, fields) else {
-            return Err(Error::failed("a sample is no picture, though the data are"));
+        let (image, pixels) = match (sample, fields) {
+            (Sample::Image(image), [pixels]) => (image, pixels),
+            (Sample::Sound(sound), [pixels]) => return self.hear(sound, stream, tools, pixels),
+            _ => return Err(Error::failed("a sample is no picture, though the data are")),
         };
         let (width, height) = (image.width, image.height);
         let part = crop::draw(stream, (width, height), self.scale, self.ratio);
@@ -206,5 +233,35 @@ mod tests {
         let forms = view.forms(Content::Images, "global").unwrap();
         assert_eq!(forms, [Form::f32("pixels", &[3, 32, 32])]);
         assert!(view.forms(Content::Vectors { dim: 4 }, "global").is_err());
+        let forms = view.forms(Content::Sounds { rate: 16_000 }, "global").unwrap();
+        assert_eq!(forms, [Form::f32("pixels", &[1, 32, 32])]);
+    }
+
+    #[test]
+    fn a_whole_crop_of_a_sound_is_its_spectrogram_and_a_part_has_its_share() {
+        let wave: Vec<f32> = (0..16_000).map(|i| (i as f32 * i as f32 * 1e-5).sin()).collect();
+        let sample = Sample::Sound(Sound { rate: 16_000, wave: wave.clone() });
+        let made = |request: &ViewRequest| {
+            let crop = Crop::new(&Settings::new(request)).unwrap();
+            let mut fields = [Values::F32(vec![0.0; 64 * 64])];
+            let (mut tools, mut stream) = (Tools::default(), Stream::new(0, "crop", 0, 0));
+            let trace = crop.make(&sample, &mut stream, &mut tools, &mut fields).unwrap();
+            (fields[0].f32().to_vec(), trace)
+        };
+        let square = |request: ViewRequest| request.with("ratio_min", 1.0).with("ratio_max", 1.0);
+        let (whole, trace) = made(&square(crop(64.0).with("scale_min", 1.0)));
+        assert_eq!(trace.part, [0.0, 0.0, 1.0, 1.0]);
+        let mut picture = Vec::new();
+        let mut spectrogram = crate::data::sound::spectrogram::Spectrogram::new(16_000, BANDS);
+        let frames = spectrogram.normalised(&wave, &mut picture);
+        let means = |rows: &[f32], width: usize| -> Vec<f32> {
+            rows.chunks_exact(width).map(|row| row.iter().sum::<f32>() / width as f32).collect()
+        };
+        for (got, want) in means(&whole, 64).iter().zip(means(&picture, frames)) {
+            assert!((got - want).abs() < 0.05, "{got}, not {want}");
+        }
+        let quarter = crop(64.0).with("scale_min", 0.25).with("scale_max", 0.25);
+        let (_, trace) = made(&square(quarter));
+        assert_eq!(trace.part[2..], [0.5, 0.5]);
     }
 }

@@ -8,6 +8,7 @@ use super::settings::Settings;
 use crate::data::batch::{Trace, ViewBatch};
 use crate::data::dataset::{Content, Dataset, Sample};
 use crate::data::field::{Field, Form, Values};
+use crate::data::sound::spectrogram::Pictures;
 use crate::data::transform::{blur::Blur, resize::Resample};
 use crate::random::Stream;
 use crate::{Error, Result};
@@ -63,6 +64,8 @@ pub struct Tools {
     pub resample: Resample,
     /// Blurs them.
     pub blur: Blur,
+    /// Spectrograms of the sample, if it is a sound.
+    pub pictures: Pictures,
 }
 
 /// A view that is made of each sample by itself. What it draws comes from the stream that it is given,
@@ -101,6 +104,11 @@ pub trait SampleView: fmt::Debug + Send + Sync {
     fn finish(&self, view: &mut ViewBatch, drawing: &Drawing<'_>) -> Result<()> {
         let _ = (view, drawing);
         Ok(())
+    }
+
+    /// Whether its size follows the length of the samples, so that batches of about one length are cheaper.
+    fn follows_length(&self) -> bool {
+        false
     }
 
     /// Writes numbers for a sample that isn't there, for timing and planning: normal ones into fields of

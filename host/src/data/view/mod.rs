@@ -10,7 +10,9 @@ mod request;
 mod sample_index;
 mod settings;
 mod span_mask;
+mod spectrogram;
 mod vector;
+mod waveform;
 
 pub use kind::{Asked, BatchView, Drawing, SampleView, Tools, View, ViewDef};
 pub use request::{Grid, Value, ViewPlan, ViewRequest};

@@ -40,8 +40,9 @@ impl SampleView for Vector {
     fn forms(&self, content: Content, name: &str) -> Result<Vec<Form>> {
         match content {
             Content::Vectors { dim } => Ok(vec![Form::f32("values", &[dim])]),
-            Content::Images => Err(Error::asked_wrongly(format!(
-                "the view `{name}` needs vectors and the data are pictures"
+            other => Err(Error::asked_wrongly(format!(
+                "the view `{name}` needs vectors and the data are {}",
+                other.noun()
             ))
             .hint("ask for `crop@1` views, or give a .npy file as data")),
         }
