@@ -192,7 +192,8 @@ impl Inputs {
     /// The backbone's inputs.
     fn batch(&self, batch: &[usize]) -> Result<Vec<Input>> {
         let n = batch.len();
-        let input = |name: &str, value| Input { name: name.to_owned(), value: Var::constant(value) };
+        let input =
+            |name: &str, value| Input { name: name.to_owned(), value: Var::constant(value) };
         let values = |index: &usize| self.samples[*index].values.as_slice();
         Ok(match self.form {
             Form::Vectors(dim) => {
@@ -253,7 +254,12 @@ struct Reader {
 
 impl Reader {
     /// None where the sample is broken.
-    fn read(&mut self, data: &Arc<dyn Dataset>, index: usize, wanted: &Wanted) -> Option<Result<One>> {
+    fn read(
+        &mut self,
+        data: &Arc<dyn Dataset>,
+        index: usize,
+        wanted: &Wanted,
+    ) -> Option<Result<One>> {
         data.read(index, &mut self.sample).ok()?;
         let sample = std::mem::take(&mut self.sample);
         let one = match (&sample, &wanted.form) {

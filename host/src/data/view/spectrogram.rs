@@ -59,7 +59,12 @@ impl Part {
     }
 
     /// Cuts `frames` frames of `picture` `[bands, present]` from a random one on; returns the first.
-    fn cut(&self, stream: &mut Stream, (picture, present): (&[f32], usize), out: &mut [f32]) -> usize {
+    fn cut(
+        &self,
+        stream: &mut Stream,
+        (picture, present): (&[f32], usize),
+        out: &mut [f32],
+    ) -> usize {
         let kept = self.frames.min(present);
         let start = stream.below(present - kept + 1);
         let silence = picture.iter().copied().fold(f32::INFINITY, f32::min);
@@ -91,9 +96,7 @@ impl Part {
 impl SampleView for Part {
     fn forms(&self, content: Content, name: &str) -> Result<Vec<Form>> {
         match content {
-            Content::Sounds { .. } => {
-                Ok(vec![Form::f32("pixels", &[1, self.bands, self.frames])])
-            }
+            Content::Sounds { .. } => Ok(vec![Form::f32("pixels", &[1, self.bands, self.frames])]),
             other => Err(Error::asked_wrongly(format!(
                 "the view `{name}` needs sounds and the data are {}",
                 other.noun()
