@@ -145,11 +145,13 @@ impl Inputs {
     /// The raw baseline's features, `[N, D]` row by row, and D: pixels or elements as the backbone takes them, of
     /// sounds mean and deviation of MFCC and their slopes.
     pub fn raw(&self) -> (Vec<f32>, usize) {
-        let of = |one: &'_ One| -> Vec<f32> {
-            if one.raw.is_empty() { one.values.clone() } else { one.raw.clone() }
-        };
-        let width = self.samples.first().map_or(0, |one| of(one).len());
-        (self.samples.iter().flat_map(of).collect(), width)
+        let of = |one: &One| if one.raw.is_empty() { one.values.len() } else { one.raw.len() };
+        let width = self.samples.first().map_or(0, of);
+        let rows = self.samples.iter().flat_map(|one| {
+            let row = if one.raw.is_empty() { &one.values } else { &one.raw };
+            row.iter().copied()
+        });
+        (rows.collect(), width)
     }
 
     /// What the backbone makes of every sample, `[N, D]` row by row, and D.

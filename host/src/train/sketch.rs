@@ -32,11 +32,11 @@ pub(super) fn waveform(wave: &[f32]) -> Picture {
     for column in 0..WIDTH {
         let range = column * wave.len() / WIDTH..((column + 1) * wave.len()).div_ceil(WIDTH);
         let part = &wave[range];
-        let highest = part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let lowest = part.iter().copied().fold(f32::INFINITY, f32::min);
         if part.is_empty() {
             continue;
         }
+        let highest = part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let lowest = part.iter().copied().fold(f32::INFINITY, f32::min);
         for y in row(highest)..=row(lowest) {
             rgb[(y * WIDTH + column) * 3..][..3].copy_from_slice(&[30, 60, 120]);
         }

@@ -151,7 +151,7 @@ impl<'a> Mean<'a> {
 }
 
 #[cfg(test)]
-#[path = "sound_files.rs"]
+#[path = "testing.rs"]
 pub(crate) mod testing;
 #[cfg(test)]
 #[path = "sound_tests.rs"]

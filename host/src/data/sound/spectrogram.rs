@@ -60,9 +60,7 @@ impl Spectrogram {
         let mean = out.iter().sum::<f32>() / n;
         let deviation = (out.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / n).sqrt();
         let scale = 1.0 / deviation.max(LEAST);
-        for value in out.iter_mut() {
-            *value = (*value - mean) * scale;
-        }
+        out.iter_mut().for_each(|value| *value = (*value - mean) * scale);
         frames
     }
 }
