@@ -40,7 +40,7 @@ pub enum Form {
         /// S.
         side: usize,
     },
-    /// `samples` `[B, T]` with `lengths` `[B]`.
+    /// `waveforms` `[B, T]` with `lengths` `[B]`.
     Waves,
 }
 
@@ -214,7 +214,7 @@ impl Inputs {
                 }
                 let lengths: Vec<u32> = batch.iter().map(|i| values(i).len() as u32).collect();
                 vec![
-                    input("samples", storage::tensor(all, (n, longest))?),
+                    input("waveforms", storage::tensor(all, (n, longest))?),
                     input("lengths", storage::tensor(lengths, n)?),
                 ]
             }

@@ -8,12 +8,23 @@ use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 
 use crate::{Error, Result};
 
-/// Values that one transform takes, about: at this length the filter passes 97 % of the narrower band.
+/// Values that one transform takes at least: at this length the filter passes 97 % of the narrower band.
 const BLOCK: usize = 1024;
 
 thread_local! {
     /// A resampler per pair of rates and thread: planning one costs more than a short sound.
     static KNOWN: RefCell<BTreeMap<(u32, u32), Fft<f32>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Values that a transform takes: a multiple of the fewest that give a whole number of values at the other rate, and
+/// even, since half of it is the filter's delay, which can only be taken back in whole values.
+fn block((from, to): (u32, u32)) -> usize {
+    let (mut a, mut b) = (from, to);
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    let fewest = (from / a.max(1)) as usize;
+    2 * fewest * (BLOCK / 2).div_ceil(fewest)
 }
 
 /// Writes `wave`, which has `from` values a second, into `out` with `to` of them: as long, rounded up to a
@@ -34,7 +45,8 @@ pub(super) fn apply(wave: &[f32], (from, to): (u32, u32), out: &mut Vec<f32>) ->
         if !known.contains_key(&(from, to)) {
             let window = WindowFunction::BlackmanHarris2;
             let (from_rate, to_rate, sync) = (from as usize, to as usize, FixedSync::Both);
-            let made = Fft::new_custom(from_rate, to_rate, BLOCK, 1, 1, window, sync);
+            let block = block((from, to));
+            let made = Fft::new_custom(from_rate, to_rate, block, 1, 1, window, sync);
             known.insert((from, to), made.map_err(|e| refuse(&e))?);
         }
         let Some(resampler) = known.get_mut(&(from, to)) else { return Ok(()) };
