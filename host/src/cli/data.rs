@@ -80,7 +80,7 @@ impl Info {
     fn run(&self) -> Result<()> {
         let (label, rate) = (LabelRule::parse(&self.label)?, self.rate);
         let (include, exclude) = (Patterns::parse(&self.include)?, Patterns::parse(&self.exclude)?);
-        let options = OpenOptions { label, rate, include, exclude, ..OpenOptions::default() };
+        let options = OpenOptions { rate, include, exclude, label, ..OpenOptions::default() };
         let open = |split| dataset::open(&self.source, &OpenOptions { split, ..options.clone() });
         let mut surveys = vec![survey(&open(Split::Train)?)];
         // A source without a test split is whole all the same.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rubato::audioadapter_buffers::direct::SequentialSlice;
 use rubato::{Fft, FixedSync, Resampler, WindowFunction};
@@ -42,14 +43,16 @@ pub(super) fn apply(wave: &[f32], (from, to): (u32, u32), out: &mut Vec<f32>) ->
         Error::failed(format!("can't resample from {from} Hz to {to} Hz")).because(e)
     };
     KNOWN.with_borrow_mut(|known| {
-        if !known.contains_key(&(from, to)) {
-            let window = WindowFunction::BlackmanHarris2;
-            let (from_rate, to_rate, sync) = (from as usize, to as usize, FixedSync::Both);
-            let block = block((from, to));
-            let made = Fft::new_custom(from_rate, to_rate, block, 1, 1, window, sync);
-            known.insert((from, to), made.map_err(|e| refuse(&e))?);
-        }
-        let Some(resampler) = known.get_mut(&(from, to)) else { return Ok(()) };
+        let resampler = match known.entry((from, to)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let window = WindowFunction::BlackmanHarris2;
+                let (from_rate, to_rate, sync) = (from as usize, to as usize, FixedSync::Both);
+                let block = block((from, to));
+                let made = Fft::new_custom(from_rate, to_rate, block, 1, 1, window, sync);
+                place.insert(made.map_err(|e| refuse(&e))?)
+            }
+        };
         resampler.reset();
         let room = resampler.process_all_needed_output_len(wave.len());
         out.resize(room, 0.0);

@@ -144,11 +144,11 @@ mod tests {
     use super::*;
     use crate::data::{Batch, Loader, LoaderOptions, OpenOptions, ViewPlan, ViewRequest, open};
 
-    fn batch(settings: &[(&str, f64)], options: LoaderOptions) -> Batch {
+    fn batch(settings: &[(&str, f64)], workers: usize) -> Batch {
         let data = open("speech:60", &OpenOptions::default()).unwrap();
         let request = ViewRequest::new("wave", "waveform", 1, 1);
         let request = settings.iter().fold(request, |r, (key, value)| r.with(key, *value));
-        let options = LoaderOptions { batch: 6, end: Some(1), ..options };
+        let options = LoaderOptions { batch: 6, workers, end: Some(1), ..LoaderOptions::default() };
         let mut loader = Loader::new(data, &ViewPlan::of(vec![request]), options).unwrap();
         loader.next_batch().unwrap().unwrap()
     }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_sound_is_cut_to_the_shortest_of_its_batch_at_the_place_that_is_noted() {
-        let batch = batch(&[], LoaderOptions::default());
+        let batch = batch(&[], 2);
         let view = &batch.views[0];
         let (samples, lengths) = (view.field("samples").unwrap(), view.field("lengths").unwrap());
         let shortest = batch.indices.iter().map(|index| wave(*index).len()).min().unwrap();
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn padded_sounds_are_whole_and_silent_behind_their_length() {
-        let batch = batch(&[("pad", 1.0)], LoaderOptions::default());
+        let batch = batch(&[("pad", 1.0)], 2);
         let view = &batch.views[0];
         let (samples, lengths) = (view.field("samples").unwrap(), view.field("lengths").unwrap());
         let long = samples.shape[1];
@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn long_sounds_are_cut_and_short_ones_go_on_in_silence() {
-        let cut = batch(&[("max_seconds", 0.2)], LoaderOptions::default());
+        let cut = batch(&[("max_seconds", 0.2)], 2);
         assert_eq!(cut.views[0].fields[0].shape, [6, 3200]);
         let longer = [("min_seconds", 3.0), ("normalise", 1.0)];
-        let padded = batch(&longer, LoaderOptions::default());
+        let padded = batch(&longer, 2);
         let (samples, lengths) = (&padded.views[0].fields[0], &padded.views[0].fields[1]);
         assert_eq!(samples.shape, [6, 48_000]);
         let length = lengths.values.u32()[0] as usize;
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn the_same_batch_comes_from_any_number_of_workers() {
         let with = |workers| {
-            let batch = batch(&[], LoaderOptions { workers, ..LoaderOptions::default() });
+            let batch = batch(&[], workers);
             let starts: Vec<usize> = batch.views[0].traces.iter().map(|t| t.start).collect();
             (batch.views[0].fields.clone(), starts)
         };
