@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Throughput};
-use pretext::data::{
-    Dataset, Loader, LoaderOptions, OpenOptions, Split, ViewPlan, ViewRequest, open,
-};
+use pretext::data::{Dataset, Loader, LoaderOptions, OpenOptions, ViewPlan, ViewRequest, open};
 use pretext::{Error, Result};
 use pretext_benches::measure;
 
@@ -17,7 +15,7 @@ const CACHE_BYTES: usize = 1 << 28;
 
 /// The built-in pictures: kept in memory as decoded pictures, or drawn anew each time.
 fn pictures(cache_bytes: usize) -> Result<Arc<dyn Dataset>> {
-    let options = OpenOptions { split: Split::Train, limit: None, seed: 0, cache_bytes };
+    let options = OpenOptions { cache_bytes, ..OpenOptions::default() };
     open("shapes:32:1024", &options)
 }
 
