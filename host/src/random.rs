@@ -91,6 +91,15 @@ impl Stream {
         radius * cos
     }
 
+    /// Sets `count` blocks of four numbers aside, to be drawn in any order and by any thread; what is left of
+    /// the present block is passed over.
+    pub fn set_aside(&mut self, count: u64) -> Blocks {
+        let blocks = Blocks { key: self.key, counter: self.counter };
+        self.counter = blocks.at(count);
+        self.used = 4;
+        blocks
+    }
+
     /// Puts `items` in random order (Fisher-Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
@@ -108,6 +117,51 @@ impl Stream {
         numbers.truncate(k);
         numbers.sort_unstable();
         numbers
+    }
+}
+
+/// Blocks of a stream that were set aside.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    key: [u32; 2],
+    counter: [u32; 4],
+}
+
+impl Blocks {
+    /// The counter of block number `index`.
+    fn at(&self, index: u64) -> [u32; 4] {
+        let [low, high, step, rank] = self.counter;
+        let place = (u64::from(high) << 32 | u64::from(low)).wrapping_add(index);
+        [place as u32, (place >> 32) as u32, step, rank]
+    }
+
+    /// `N` blocks from number `first` on, side by side: word w of block i is `[w][i]`.
+    #[expect(
+        clippy::inline_always,
+        reason = "a kernel that draws must compile this with its own instructions"
+    )]
+    #[inline(always)]
+    pub fn side_by_side<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
+        let mut words = [[0; N]; 4];
+        for i in 0..N {
+            for (words, counter) in words.iter_mut().zip(self.at(first + i as u64)) {
+                words[i] = counter;
+            }
+        }
+        let mut key = self.key;
+        for _ in 0..10 {
+            let [a, b, c, d] = words;
+            for i in 0..N {
+                let x = u64::from(MULTIPLIERS[0]) * u64::from(a[i]);
+                let y = u64::from(MULTIPLIERS[1]) * u64::from(c[i]);
+                words[0][i] = (y >> 32) as u32 ^ b[i] ^ key[0];
+                words[1][i] = y as u32;
+                words[2][i] = (x >> 32) as u32 ^ d[i] ^ key[1];
+                words[3][i] = x as u32;
+            }
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        }
+        words
     }
 }
 
@@ -153,6 +207,24 @@ mod tests {
             philox([ones; 4], [ones; 2]),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
         );
+    }
+
+    #[test]
+    fn blocks_that_were_set_aside_hold_what_the_stream_would_have_drawn() {
+        let mut stream = Stream::new(1, "aside", 3, 1);
+        let mut drawn = stream.clone();
+        let blocks = stream.set_aside(20);
+        let (one, two) = (blocks.side_by_side::<8>(0), blocks.side_by_side::<16>(4));
+        for place in 0..80 {
+            let (block, word, want) = (place / 4, place % 4, drawn.u32());
+            if block < 8 {
+                assert_eq!(one[word][block], want);
+            }
+            if block >= 4 {
+                assert_eq!(two[word][block - 4], want);
+            }
+        }
+        assert_eq!(stream.u32(), drawn.u32());
     }
 
     #[test]

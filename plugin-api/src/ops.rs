@@ -105,16 +105,24 @@ ops! {
     linear(weight: Self => weight.value(), bias: Option<Self> => optional(bias));
     /// gelu(`x w^T + b`), fused.
     linear_gelu(weight: Self => weight.value(), bias: Option<Self> => optional(bias));
+    /// Convolution over time of `[B, C, T]` with `weight` `[O, C / groups, k]`.
+    conv1d(weight: Self => weight.value(), bias: Option<Self> => optional(bias), stride: usize => Value::int(stride.cast_signed() as i64), padding: usize => Value::int(padding.cast_signed() as i64), groups: usize => Value::int(groups.cast_signed() as i64));
+    /// The same of GELU of `[B, C, T]`, fused.
+    gelu_conv1d(weight: Self => weight.value(), bias: Option<Self> => optional(bias), stride: usize => Value::int(stride.cast_signed() as i64), padding: usize => Value::int(padding.cast_signed() as i64), groups: usize => Value::int(groups.cast_signed() as i64));
     /// `g v / |v|` over all but the first dimension.
     weight_norm(gain: Option<Self> => optional(gain));
     /// Layer norm over the last dimension.
     layer_norm(weight: Option<Self> => optional(weight), bias: Option<Self> => optional(bias), eps: f64 => Value::float(eps));
+    /// Group norm of `[B, C, ...]`.
+    group_norm(groups: usize => Value::int(groups.cast_signed() as i64), weight: Option<Self> => optional(weight), bias: Option<Self> => optional(bias), eps: f64 => Value::float(eps));
     /// RMS norm over the last dimension.
     rms_norm(weight: Option<Self> => optional(weight), eps: f64 => Value::float(eps));
     /// `x / max(|x|, eps)` along `dim`.
     l2_normalize(dim: i64 => Value::int(dim), eps: f64 => Value::float(eps));
     /// Multi-head attention of packed `[B, N, 3 D]`; scale 0 means 1/sqrt(D / heads).
     attention(heads: usize => Value::int(heads.cast_signed() as i64), scale: f64 => Value::float(scale));
+    /// The same of the first `lengths` `[B]` tokens of each sample; 0 elsewhere.
+    padded_attention(lengths: Self => lengths.value(), heads: usize => Value::int(heads.cast_signed() as i64), scale: f64 => Value::float(scale));
     /// Patches `[B, N, C p p]` of images `[B, C, H, W]`.
     patchify(patch: usize => Value::int(patch.cast_signed() as i64));
     /// A convolution of `[B, C, H, W]` with `weight` `[O, C, kh, kw]`.

@@ -38,3 +38,5 @@ mod tidy;
 mod transforms;
 #[cfg(test)]
 mod vit;
+#[cfg(test)]
+mod wave;

@@ -24,7 +24,14 @@ impl Reference {
     /// # Panics
     /// When the file is missing or is not one that a script there wrote.
     pub fn open(path: &str) -> Self {
-        let path = folder().join(path);
+        Self::open_at(folder().join(path))
+    }
+
+    /// Reads the file `path`: one too large to be kept, which a script wrote elsewhere.
+    ///
+    /// # Panics
+    /// When the file is missing or is not one that a script there wrote.
+    pub fn open_at(path: PathBuf) -> Self {
         let fail = |why: &dyn std::fmt::Display| -> ! { panic!("{}: {why}", path.display()) };
         let bytes = std::fs::read(&path).unwrap_or_else(|error| fail(&error));
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)

@@ -48,6 +48,18 @@ impl<'a> Declare<'a> {
         Ok(id)
     }
 
+    /// Declares a parameter that starts with `value` in it: one that depends on how another starts.
+    pub fn starting(&mut self, name: &str, value: &candle_core::Tensor) -> Result<ParamId> {
+        let id = self.parameter(name, value.dims(), ZEROS)?;
+        self.state.assign(id, value)?;
+        Ok(id)
+    }
+
+    /// What parameter `id` starts with.
+    pub fn start_of(&self, id: ParamId) -> &candle_core::Tensor {
+        &self.state.get(id).value
+    }
+
     fn grouped(
         &mut self,
         name: &str,

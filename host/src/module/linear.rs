@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::declare::{Declare, WEIGHT, ZEROS, join};
 use super::registry::{Kind, ModuleDef, OptionDef, Role};
-use super::transformer::{EPS, Norm};
+use super::transformer::Norm;
 use super::{Forward, Input, Module, input, select};
 use crate::Result;
 use crate::engine::Var;
@@ -44,7 +44,7 @@ impl Linear {
     /// The layer norm of `[..., in]` to `[..., out]`, in one.
     pub fn apply_normed(&self, forward: &Forward<'_>, x: &Var, norm: &Norm) -> Result<Var> {
         let (weight, bias) = (forward.param(norm.weight), forward.param(norm.bias));
-        let norm = norm_linear::Norm { weight: &weight, bias: &bias, eps: EPS };
+        let norm = norm_linear::Norm { weight: &weight, bias: &bias, eps: norm.eps };
         let bias = self.bias.map(|id| forward.param(id));
         norm_linear::norm_linear(forward.tape, x, norm, &forward.param(self.weight), bias.as_ref())
     }

@@ -1,6 +1,6 @@
 //! Modules: networks that the host builds for methods, from parts of the engine.
 //!
-//! A backbone (`vit`, `resnet`, `identity`) is chosen by the recipe; `linear`, `mlp` and `transformer`
+//! A backbone (`vit`, `resnet`, `wave`, `identity`) is chosen by the recipe; `linear`, `mlp` and `transformer`
 //! are blocks that methods ask for by kind. A module owns no tensor: it holds the names of its
 //! parameters in the run's [`State`](crate::state::State), so that a teacher is the same module
 //! built a second time under another prefix.
@@ -17,6 +17,7 @@ mod resnet;
 pub(crate) mod testing;
 pub mod transformer;
 mod vit;
+mod wave;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -57,6 +57,15 @@ pub enum Kind {
         /// All of them.
         of: &'static [&'static str],
     },
+    /// A list of whole numbers, each from `low` to `high`.
+    Ints {
+        /// The list where none is given.
+        default: &'static [i64],
+        /// Smallest number.
+        low: i64,
+        /// Largest number.
+        high: i64,
+    },
 }
 
 /// One option of a kind of module.
@@ -167,6 +176,9 @@ impl OptionDef {
             Kind::Float { low, high, .. } => (config::Kind::Float, Some(low), Some(high), &[][..]),
             Kind::Bool { .. } => (config::Kind::Bool, None, None, &[][..]),
             Kind::Choice { of, .. } => (config::Kind::Choice, None, None, of),
+            Kind::Ints { low, high, .. } => {
+                (config::Kind::Numbers, Some(low as f64), Some(high as f64), &[][..])
+            }
         };
         OptionSpec {
             name: self.name.to_owned(),
@@ -255,6 +267,13 @@ impl Options {
         self.values.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// The sizes in the list `name`; empty where it has none.
+    pub fn sizes(&self, name: &str) -> Vec<usize> {
+        let list = self.values.get(name).and_then(Value::as_array);
+        let sizes = list.into_iter().flatten().filter_map(Value::as_integer);
+        sizes.filter_map(|size| usize::try_from(size).ok()).collect()
+    }
+
     /// The word `name`; empty where it has none.
     pub fn word(&self, name: &str) -> &str {
         self.values.get(name).and_then(Value::as_str).unwrap_or("")
@@ -269,6 +288,9 @@ impl Kind {
             Self::Float { default, .. } => default.map(Value::Float),
             Self::Bool { default } => Some(Value::Boolean(default)),
             Self::Choice { default, .. } => Some(Value::String(default.to_owned())),
+            Self::Ints { default, .. } => {
+                Some(Value::Array(default.iter().map(|n| Value::Integer(*n)).collect()))
+            }
         }
     }
 
@@ -287,6 +309,11 @@ impl Kind {
             (Self::Choice { of, .. }, Value::String(word)) => {
                 of.contains(&word.as_str()).then(|| value.clone())
             }
+            (Self::Ints { low, high, .. }, Value::Array(list)) => list
+                .iter()
+                .map(|item| whole(item).filter(|n| (low..=high).contains(n)).map(Value::Integer))
+                .collect::<Option<_>>()
+                .map(Value::Array),
             _ => None,
         };
         checked.ok_or_else(|| match *self {
@@ -294,8 +321,17 @@ impl Kind {
             Self::Float { low, high, .. } => format!("a number from {low} to {high}"),
             Self::Bool { .. } => "true or false".to_owned(),
             Self::Choice { of, .. } => format!("one of `{}`", of.join("`, `")),
+            Self::Ints { low, high, .. } => {
+                format!("a list of whole numbers from {low} to {high}")
+            }
         })
     }
+}
+
+/// A whole number, also one that a recipe's list of numbers holds as a real one.
+fn whole(value: &Value) -> Option<i64> {
+    let real = || value.as_float().filter(|x| x.fract() == 0.0).map(|x| x as i64);
+    value.as_integer().or_else(real)
 }
 
 #[cfg(test)]

@@ -31,9 +31,18 @@ impl Bench {
 
     /// Its outputs, not training.
     pub(crate) fn call(&self, inputs: &[Input], outputs: &[&str]) -> Result<Vec<Var>> {
+        self.called(None, inputs, outputs)
+    }
+
+    /// Its outputs in the training step number `step`, which decides what is dropped.
+    pub(crate) fn train(&self, step: u64, inputs: &[Input], outputs: &[&str]) -> Result<Vec<Var>> {
+        self.called(Some(step), inputs, outputs)
+    }
+
+    fn called(&self, step: Option<u64>, inputs: &[Input], outputs: &[&str]) -> Result<Vec<Var>> {
         let (tape, vars) = (Tape::default(), StepVars::new(&self.state));
-        let stream = Rc::new(RefCell::new(Stream::new(0, "test", 0, 0)));
-        let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
+        let stream = Rc::new(RefCell::new(Stream::new(0, "test", step.unwrap_or(0), 0)));
+        let forward = Forward { tape: &tape, vars: &vars, training: step.is_some(), stream };
         self.module.call(&forward, inputs, outputs)
     }
 

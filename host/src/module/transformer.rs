@@ -29,20 +29,27 @@ pub struct Norm {
     pub weight: ParamId,
     /// The summands.
     pub bias: ParamId,
+    /// What keeps the variance from 0.
+    pub eps: f64,
 }
 
 impl Norm {
-    /// Declares it under `name`.
+    /// Declares it under `name`, with [`EPS`].
     pub fn declare(declare: &mut Declare<'_>, name: &str, width: usize) -> Result<Self> {
+        Self::with_eps(declare, name, width, EPS)
+    }
+
+    /// Declares it under `name`, with another `eps`.
+    pub fn with_eps(declare: &mut Declare<'_>, name: &str, width: usize, eps: f64) -> Result<Self> {
         let weight = declare.parameter(&join(name, "weight"), &[width], ONES)?;
         let bias = declare.parameter(&join(name, "bias"), &[width], ZEROS)?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, eps })
     }
 
     /// Normalises the last dimension of `x`.
     pub fn apply(&self, forward: &Forward<'_>, x: &Var) -> Result<Var> {
         let (weight, bias) = (forward.param(self.weight), forward.param(self.bias));
-        layer_norm(forward.tape, x, Some(&weight), Some(&bias), EPS)
+        layer_norm(forward.tape, x, Some(&weight), Some(&bias), self.eps)
     }
 }
 

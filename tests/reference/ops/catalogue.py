@@ -429,6 +429,47 @@ def attention(draw):
     yield reference, [draw(1, 70, 3 * 2, scale=3.0), 1, 0.0]
 
 
+@op("padded_attention")
+def padded_attention(draw):
+    """Keys beyond a sample's length are masked out; so are, with a result of 0, the queries there."""
+
+    def reference(qkv, lengths, heads, scale):
+        b, n, d = qkv.shape
+        valid = torch.arange(n) < lengths[:, None]
+        q, k, v = qkv.reshape(b, n, 3, heads, d // 3 // heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None, None, :], scale=scale or None)
+        return y.transpose(1, 2).reshape(b, n, d // 3) * valid[..., None]
+
+    for shape, lengths, heads, scale in [((3, 6, 24), [6, 4, 1], 2, 0.0), ((1, 5, 9), [3], 1, 0.7)]:
+        yield reference, [draw(*shape), torch.tensor(lengths), heads, scale]
+    # Two blocks of queries in one sample, one in the other.
+    yield reference, [draw(2, 120, 12), torch.tensor([120, 96]), 2, 0.0]
+
+
+@op("conv1d", "gelu_conv1d")
+def conv1d(name, draw):
+    """HuBERT's layers in small: the first, those with strides, and the grouped convolution of positions."""
+
+    def reference(x, w, b, stride, padding, groups):
+        return F.conv1d(F.gelu(x) if name == "gelu_conv1d" else x, w, b, stride, padding, 1, groups)
+
+    for x, w, bias, numbers in [((2, 1, 53), (6, 1, 10), False, (5, 0, 1)), ((2, 6, 21), (4, 6, 3), False, (2, 0, 1)),
+                                ((1, 4, 8), (5, 4, 2), True, (2, 0, 1)), ((2, 12, 20), (12, 3, 8), True, (1, 4, 4)),
+                                ((1, 6, 9), (4, 3, 2), True, (4, 3, 2)), ((1, 1, 1), (1, 1, 1), True, (1, 0, 1))]:
+        yield reference, [draw(*x), draw(*w), draw(w[0]) if bias else None, *numbers]
+
+
+@op("group_norm")
+def group_norm(draw):
+    def reference(x, groups, w, b, eps):
+        return F.group_norm(x, groups, w, b, eps)
+
+    yield reference, [draw(2, 6, 11), 6, draw(6), draw(6), 1e-5]
+    yield reference, [draw(2, 6, 3, 4), 2, draw(6), draw(6), 1e-5]
+    yield reference, [draw(3, 4, 5), 1, None, None, 1e-3]
+    yield reference, [draw(4, 6), 2, draw(6), None, 1e-5]
+
+
 @op("resize_bicubic")
 def resize_bicubic(draw):
     """With an offset: the scale factors of DINO's released interpolation of position embeddings.

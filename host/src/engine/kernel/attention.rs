@@ -66,6 +66,11 @@ impl Sizes {
         self.tokens.next_multiple_of(PAD)
     }
 
+    /// The same with fewer tokens: those of a padded sample that count.
+    fn shortened(self, tokens: usize) -> Self {
+        Self { tokens, ..self }
+    }
+
     /// Queries per block: blocks of nearly equal size, whole tiles of 6 rows.
     fn block(&self) -> usize {
         let blocks = self.tokens.div_ceil(BLOCK).max(1);
@@ -73,14 +78,38 @@ impl Sizes {
     }
 }
 
+/// How scores are made, and of which tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Scores<'a, T> {
+    /// What `q k^T` is multiplied by, above 0.
+    pub scale: T,
+    /// Tokens of each sample that count, `[B]`, at most N each; all where not given. The others are neither
+    /// asked nor attended to.
+    pub lengths: Option<&'a [u32]>,
+}
+
+impl<T> Scores<'_, T> {
+    /// The tokens that count in (sample, head) number `index`.
+    fn tokens(&self, sizes: Sizes, index: usize) -> usize {
+        self.lengths
+            .map_or(sizes.tokens, |lengths| sizes.tokens.min(lengths[index / sizes.heads] as usize))
+    }
+}
+
 /// `out = softmax(scale q k^T) v` per sample and head.
 ///
-/// qkv is `[B, N, 3, H, d]`, out `[B, N, H d]`; `lse` `[B, H, N]` keeps the log sum exp of each row
-/// of `scale q k^T`. The scale is above 0.
+/// qkv is `[B, N, 3, H, d]`, out `[B, N, H d]`, replaced where a token counts; `lse` `[B, H, N]` keeps the log
+/// sum exp of each row of `scale q k^T`.
 ///
 /// # Panics
 /// When the lengths don't fit the sizes.
-pub fn attention<T: Float>(qkv: &[T], sizes: Sizes, scale: T, out: &mut [T], lse: &mut [T]) {
+pub fn attention<T: Float>(
+    qkv: &[T],
+    sizes: Sizes,
+    scores: Scores<'_, T>,
+    out: &mut [T],
+    lse: &mut [T],
+) {
     assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
     assert_eq!(out.len(), sizes.out_len(), "the result is [B, N, H d]");
     assert_eq!(lse.len(), sizes.lse_len(), "lse is [B, H, N]");
@@ -92,9 +121,12 @@ pub fn attention<T: Float>(qkv: &[T], sizes: Sizes, scale: T, out: &mut [T], lse
         sizes.batch * sizes.heads,
         || ForwardSpace::new(sizes),
         |space, index| {
+            let tokens = scores.tokens(sizes, index);
             // SAFETY: each index has rows of its own.
-            let lse = unsafe { lse.part(index * sizes.tokens, sizes.tokens) };
-            space.run(qkv, (sizes, scale), index, (&out, lse));
+            let lse = unsafe { lse.part(index * sizes.tokens, tokens) };
+            if tokens > 0 {
+                space.run(qkv, (sizes, scores.scale), index, (&out, lse));
+            }
         },
     );
 }
@@ -117,12 +149,12 @@ impl<T: Float> ForwardSpace<T> {
         Self {
             keys: vec![T::ZERO; d * padded],
             values: vec![T::ZERO; sizes.tokens * d],
-            scores: vec![T::ZERO; sizes.block() * padded],
-            out: vec![T::ZERO; sizes.block() * d],
+            scores: vec![T::ZERO; BLOCK.min(sizes.tokens) * padded],
+            out: vec![T::ZERO; BLOCK.min(sizes.tokens) * d],
         }
     }
 
-    /// Works out the (sample, head) number `index`.
+    /// Works out the (sample, head) number `index`, of which as many tokens count as `lse` has places.
     fn run(
         &mut self,
         qkv: &[T],
@@ -130,12 +162,13 @@ impl<T: Float> ForwardSpace<T> {
         index: usize,
         (out, lse): (&Shared<'_, T>, &mut [T]),
     ) {
-        let Sizes { tokens, head_dim: d, .. } = sizes;
-        let stride = 3 * sizes.stride();
+        let (tokens, d, stride) = (lse.len(), sizes.head_dim, 3 * sizes.stride());
         let [q, k, v] = sizes.qkv_starts(index);
+        let start = sizes.out_start(index);
+        let sizes = sizes.shortened(tokens);
         let padded = sizes.padded();
         T::block_transpose(&qkv[k..], &sizes.across(), &mut self.keys);
-        copy_rows(&qkv[v..], stride, d, &mut self.values);
+        copy_rows(&qkv[v..], stride, d, &mut self.values[..tokens * d]);
         for (block, lse) in lse.chunks_mut(sizes.block()).enumerate() {
             let (first, rows) = (block * sizes.block(), lse.len());
             let queries =
@@ -147,7 +180,7 @@ impl<T: Float> ForwardSpace<T> {
             let chances = Left { data: &self.scores, row_stride: padded, inner_stride: 1 };
             T::block_product(chances, &self.values, &sizes.mixture(rows), &mut self.out);
             for (i, from) in self.out.chunks_exact(d).take(rows).enumerate() {
-                let at = sizes.out_start(index) + (first + i) * sizes.stride();
+                let at = start + (first + i) * sizes.stride();
                 // SAFETY: each index has a place of its own in the row of each token.
                 unsafe { out.part(at, d) }.copy_from_slice(from);
             }
@@ -249,7 +282,7 @@ pub struct Backward<'a, T> {
     pub dout: &'a [T],
 }
 
-/// The gradient of [`attention`] to qkv, in the same shape; `dqkv` is replaced.
+/// The gradient of [`attention`] to qkv, in the same shape; `dqkv` is replaced where a token counts.
 ///
 /// With p the probabilities: `dv = p^T dout`, `dp = dout v^T`, `ds = scale p (dp - sum p dp)`,
 /// `dq = ds k`, `dk = ds^T q`.
@@ -259,7 +292,7 @@ pub struct Backward<'a, T> {
 pub fn attention_backward<T: Float>(
     backward: Backward<'_, T>,
     sizes: Sizes,
-    scale: T,
+    scores: Scores<'_, T>,
     dqkv: &mut [T],
 ) {
     let Backward { qkv, lse, dout } = backward;
@@ -275,12 +308,16 @@ pub fn attention_backward<T: Float>(
         sizes.batch * sizes.heads,
         || BackwardSpace::new(sizes),
         |space, index| {
-            space.read(&backward, sizes, index);
-            let lse = &lse[index * sizes.tokens..][..sizes.tokens];
-            space.run(sizes, scale, lse);
+            let tokens = scores.tokens(sizes, index);
+            if tokens == 0 {
+                return;
+            }
+            space.read(&backward, (sizes, tokens), index);
+            let lse = &lse[index * sizes.tokens..][..tokens];
+            space.run(sizes.shortened(tokens), scores.scale, lse);
             let starts = sizes.qkv_starts(index);
             for (start, from) in starts.into_iter().zip(&space.gradients) {
-                for (i, from) in from.chunks_exact(sizes.head_dim).enumerate() {
+                for (i, from) in from.chunks_exact(sizes.head_dim).take(tokens).enumerate() {
                     let at = start + i * 3 * sizes.stride();
                     // SAFETY: each index has a place of its own in the row of each token.
                     unsafe { dqkv.part(at, sizes.head_dim) }.copy_from_slice(from);
@@ -309,22 +346,25 @@ impl<T: Float> BackwardSpace<T> {
         Self {
             rows: std::array::from_fn(|_| zeros(sizes.tokens * d)),
             columns: std::array::from_fn(|_| zeros(d * padded)),
-            scores: std::array::from_fn(|_| zeros(sizes.block() * padded)),
+            scores: std::array::from_fn(|_| zeros(BLOCK.min(sizes.tokens) * padded)),
             gradients: std::array::from_fn(|_| zeros(sizes.tokens * d)),
         }
     }
 
-    /// Copies in what (sample, head) number `index` needs.
-    fn read(&mut self, backward: &Backward<'_, T>, sizes: Sizes, index: usize) {
+    /// Copies in what (sample, head) number `index` needs, of which so many tokens count.
+    fn read(&mut self, backward: &Backward<'_, T>, (sizes, tokens): (Sizes, usize), index: usize) {
         let (d, stride) = (sizes.head_dim, 3 * sizes.stride());
+        let across = sizes.shortened(tokens).across();
         let [q, k, v] = sizes.qkv_starts(index);
         let qkv = backward.qkv;
         let [queries, keys, dout] = &mut self.rows;
+        let (queries, keys) = (&mut queries[..tokens * d], &mut keys[..tokens * d]);
         copy_rows(&qkv[q..], stride, d, queries);
         copy_rows(&qkv[k..], stride, d, keys);
-        copy_rows(&backward.dout[sizes.out_start(index)..], sizes.stride(), d, dout);
+        let from = &backward.dout[sizes.out_start(index)..];
+        copy_rows(from, sizes.stride(), d, &mut dout[..tokens * d]);
         for (start, to) in [k, v].into_iter().zip(&mut self.columns) {
-            T::block_transpose(&qkv[start..], &sizes.across(), to);
+            T::block_transpose(&qkv[start..], &across, to);
         }
     }
 

@@ -26,8 +26,13 @@ fn naive(qkv: &[f64], sizes: Sizes, scale: f64) -> Vec<f64> {
 
 fn forward<T: Float>(qkv: &[f64], sizes: Sizes, scale: f64) -> (Vec<T>, Vec<T>) {
     let (mut out, mut lse) = (vec![T::ONE; sizes.out_len()], vec![T::ONE; sizes.lse_len()]);
-    attention(&to(qkv), sizes, T::from_f64(scale), &mut out, &mut lse);
+    attention(&to(qkv), sizes, all(scale), &mut out, &mut lse);
     (out, lse)
+}
+
+/// Scores of all tokens.
+fn all<T: Float>(scale: f64) -> Scores<'static, T> {
+    Scores { scale: T::from_f64(scale), lengths: None }
 }
 
 fn sizes([batch, tokens, heads, head_dim]: [usize; 4]) -> Sizes {
@@ -59,7 +64,7 @@ fn gradient<T: Float>(qkv: &[f64], dout: &[f64], sizes: Sizes, scale: f64) -> Ve
     let mut dqkv = vec![T::ONE; sizes.qkv_len()];
     let (qkv, dout) = (to::<T>(qkv), to::<T>(dout));
     let backward = Backward { qkv: &qkv, lse: &lse, dout: &dout };
-    attention_backward(backward, sizes, T::from_f64(scale), &mut dqkv);
+    attention_backward(backward, sizes, all(scale), &mut dqkv);
     dqkv
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::WithDType;
 
-use crate::engine::kernel::attention::{self as kernel, Sizes};
+use crate::engine::kernel::attention::{self as kernel, Scores, Sizes};
 use crate::engine::kernel::{Float, threads};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
@@ -16,44 +16,61 @@ use crate::{Error, Result, for_float};
 /// # Errors
 /// When the shape is another, or D is no multiple of `heads`.
 pub fn attention(tape: &Tape, qkv: &Var, heads: usize, scale: f64) -> Result<Var> {
+    self_attention(tape, "attention", (qkv, None), heads, scale)
+}
+
+/// As [`attention`], where only the first `lengths[b]` tokens of sample b count, if lengths are given.
+pub(super) fn self_attention(
+    tape: &Tape,
+    op: &'static str,
+    (qkv, lengths): (&Var, Option<Vec<u32>>),
+    heads: usize,
+    scale: f64,
+) -> Result<Var> {
     let (&[batch, tokens, packed], true) = (qkv.dims(), heads > 0) else {
-        return Err(refuse(qkv, heads));
+        return Err(refuse(op, qkv, heads));
     };
     if packed % (3 * heads) != 0 {
-        return Err(refuse(qkv, heads));
+        return Err(refuse(op, qkv, heads));
     }
     let sizes = Sizes { batch, tokens, heads, head_dim: packed / (3 * heads) };
     let scale = if scale == 0.0 { 1.0 / (sizes.head_dim as f64).sqrt() } else { scale };
-    for_float!(qkv.dtype(), T => fused::<T>(tape, qkv, sizes, scale))
+    for_float!(qkv.dtype(), T => fused::<T>(tape, op, (qkv, lengths), sizes, scale))
 }
 
-fn refuse(qkv: &Var, heads: usize) -> Error {
+fn refuse(op: &str, qkv: &Var, heads: usize) -> Error {
     let dims = qkv.dims();
-    Error::failed(format!(
-        "`attention` needs [B, N, 3 D] with D a multiple of {heads}, got {dims:?}"
-    ))
+    Error::failed(format!("`{op}` needs [B, N, 3 D] with D a multiple of {heads}, got {dims:?}"))
 }
 
-fn fused<T: Float + WithDType>(tape: &Tape, qkv: &Var, sizes: Sizes, scale: f64) -> Result<Var> {
+fn fused<T: Float + WithDType>(
+    tape: &Tape,
+    op: &'static str,
+    (qkv, lengths): (&Var, Option<Vec<u32>>),
+    sizes: Sizes,
+    scale: f64,
+) -> Result<Var> {
     let scale = <T as Float>::from_f64(scale);
-    let (value, lse) = tape.timed("attention", || -> Result<_> {
+    let (value, lse) = tape.timed(op, || -> Result<_> {
         let mut out = threads::zeros::<T>(sizes.out_len());
         let mut lse = vec![T::ZERO; sizes.lse_len()];
+        let scores = Scores { scale, lengths: lengths.as_deref() };
         storage::read(qkv.value(), |qkv| {
-            kernel::attention(qkv, sizes, scale, &mut out, &mut lse);
+            kernel::attention(qkv, sizes, scores, &mut out, &mut lse);
         })?;
         let width = sizes.heads * sizes.head_dim;
         Ok((storage::tensor(out, (sizes.batch, sizes.tokens, width))?, lse))
     })?;
     // Two products forward; backward makes the scores again and has four more.
     let products = if tape.records(&[qkv]) { 7 } else { 2 };
-    tape.count_flops("attention", products * 2 * sizes.tokens * sizes.out_len());
+    tape.count_flops(op, products * 2 * sizes.tokens * sizes.out_len());
     let saved = qkv.value().clone();
-    Ok(tape.record("attention", &[qkv], value, move |gradient, inputs| {
+    Ok(tape.record(op, &[qkv], value, move |gradient, inputs| {
         let mut dqkv = threads::zeros::<T>(sizes.qkv_len());
+        let scores = Scores { scale, lengths: lengths.as_deref() };
         storage::read_all([&saved, gradient.tensor()], |[qkv, dout]| {
             let backward = kernel::Backward { qkv, lse: &lse, dout };
-            kernel::attention_backward(backward, sizes, scale, &mut dqkv);
+            kernel::attention_backward(backward, sizes, scores, &mut dqkv);
         })?;
         inputs.add(0, storage::tensor(dqkv, saved.dims())?)
     }))

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::ops::dropout::{dropped, source};
+use crate::engine::ops::dropout::{source, without_draws};
+use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
 use crate::random::Stream;
 use crate::{Error, Result};
@@ -16,8 +17,20 @@ pub fn drop_path(tape: &Tape, x: &Var, p: f64, stream: &RefCell<Stream>) -> Resu
     let Some((samples, rest)) = x.dims().split_first() else {
         return Err(Error::failed("`drop_path` needs samples [B, ...], got a single number"));
     };
-    let mask = std::iter::once(*samples).chain(rest.iter().map(|_| 1)).collect();
-    dropped(tape, "drop_path", x, mask, p, stream)
+    let mask: Vec<usize> = std::iter::once(*samples).chain(rest.iter().map(|_| 1)).collect();
+    if let Some(y) = without_draws(tape, "drop_path", x, p)? {
+        return Ok(y);
+    }
+    let (value, kept) = tape.timed("drop_path", || -> Result<_> {
+        let mut stream = stream.borrow_mut();
+        let scale = (1.0 / (1.0 - p)) as f32;
+        let kept = (0..*samples).map(|_| if stream.chance(p) { 0.0 } else { scale }).collect();
+        let kept = storage::tensor::<f32>(kept, mask)?.to_dtype(x.dtype())?;
+        Ok((x.value().broadcast_mul(&kept)?, kept))
+    })?;
+    Ok(tape.record("drop_path", &[x], value, move |gradient, inputs| {
+        inputs.add(0, gradient.tensor().broadcast_mul(&kept)?)
+    }))
 }
 
 inventory::submit! {

@@ -3,54 +3,52 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::engine::kernel::dropout as kernel;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
 use crate::random::Stream;
-use crate::{Error, Result};
+use crate::{Error, Result, for_float};
 
 /// `x` with each element zero with probability `p`, else divided by 1 - p.
 ///
 /// # Errors
 /// When `p` is not in `[0, 1]`.
 pub fn dropout(tape: &Tape, x: &Var, p: f64, stream: &RefCell<Stream>) -> Result<Var> {
-    dropped(tape, "dropout", x, x.dims().to_vec(), p, stream)
+    if let Some(y) = without_draws(tape, "dropout", x, p)? {
+        return Ok(y);
+    }
+    for_float!(x.dtype(), T => {
+        let (value, kept) = tape.timed("dropout", || -> Result<_> {
+            let n = x.value().elem_count();
+            let draws = stream.borrow_mut().set_aside(kernel::blocks(n));
+            let (y, kept) = storage::read::<T, _>(x.value(), |x| kernel::dropout(x, p, &draws))?;
+            Ok((storage::tensor(y, x.dims())?, kept))
+        })?;
+        Ok(tape.record("dropout", &[x], value, move |gradient, inputs| {
+            let dy = gradient.tensor();
+            let dx = storage::read::<T, _>(dy, |dy| kernel::backward(dy, &kept, p))?;
+            inputs.add(0, storage::tensor(dx, dy.dims())?)
+        }))
+    })
 }
 
-/// `x` with parts dropped together: `mask` is the shape of the draws, which is broadcast to that of `x`.
-pub(super) fn dropped(
-    tape: &Tape,
-    op: &'static str,
-    x: &Var,
-    mask: Vec<usize>,
-    p: f64,
-    stream: &RefCell<Stream>,
-) -> Result<Var> {
+/// What is left of `x` where nothing has to be drawn: all of it for p = 0, zeros for p = 1.
+pub(super) fn without_draws(tape: &Tape, op: &'static str, x: &Var, p: f64) -> Result<Option<Var>> {
     if !(0.0..=1.0).contains(&p) {
         return Err(Error::failed(format!("`{op}` needs a probability from 0 to 1, got {p}")));
     }
     if p == 0.0 {
-        return Ok(x.clone());
+        return Ok(Some(x.clone()));
     }
-    if p >= 1.0 {
-        // Nothing is left to be scaled up, and a factor of 0 would keep what isn't finite.
-        let zeros = tape.timed(op, || x.value().zeros_like())?;
-        return Ok(tape.record(op, &[x], zeros, |gradient, inputs| {
-            inputs.add(0, gradient.tensor().zeros_like()?)
-        }));
+    if p < 1.0 {
+        return Ok(None);
     }
-    let (value, kept) = tape.timed(op, || -> Result<_> {
-        let mut stream = stream.borrow_mut();
-        let scale = (1.0 / (1.0 - p)) as f32;
-        let kept: Vec<f32> = (0..mask.iter().product())
-            .map(|_| if stream.chance(p) { 0.0 } else { scale })
-            .collect();
-        let kept = storage::tensor(kept, mask)?.to_dtype(x.dtype())?;
-        Ok((x.value().broadcast_mul(&kept)?, kept))
-    })?;
-    Ok(tape.record(op, &[x], value, move |gradient, inputs| {
-        inputs.add(0, gradient.tensor().broadcast_mul(&kept)?)
-    }))
+    // Nothing is left to be scaled up, and a factor of 0 would keep what isn't finite.
+    let zeros = tape.timed(op, || x.value().zeros_like())?;
+    Ok(Some(tape.record(op, &[x], zeros, |gradient, inputs| {
+        inputs.add(0, gradient.tensor().zeros_like()?)
+    })))
 }
 
 /// An argument that is a stream of randomness.

@@ -17,6 +17,7 @@ use super::matmul::Linear;
 use super::threads;
 use rows::{Plain, Rows};
 
+pub mod conv1d;
 pub mod correlated;
 pub mod gathered;
 #[cfg(target_arch = "x86_64")]
@@ -88,6 +89,8 @@ pub struct Left<'a> {
     k: usize,
     /// Whether the words of 12 rows lie together (from a transposed source) or each row is one run.
     tiled: bool,
+    /// Words from one run to the next, where rows are runs; runs may overlap, as windows do.
+    stride: usize,
 }
 
 impl<'a> Left<'a> {
@@ -97,7 +100,7 @@ impl<'a> Left<'a> {
             Format::F32 => Cow::Borrowed(bytemuck::cast_slice(&x[..rows * k])),
             Format::Bf16 => Cow::Owned(rounded_rows(x, rows, k)),
         };
-        Self { words, format, rows, k, tiled: false }
+        Self { words, format, rows, k, tiled: false, stride: format.words(k) }
     }
 
     /// From `x` `[k, rows]`, row-major: the transpose of `x`.
@@ -108,7 +111,7 @@ impl<'a> Left<'a> {
             let first = tile * HEIGHT;
             pack::interleave::<HEIGHT>(format, words, (x, rows), (first, HEIGHT.min(rows - first)));
         });
-        Self { words: Cow::Owned(words), format, rows, k, tiled: true }
+        Self { words: Cow::Owned(words), format, rows, k, tiled: true, stride: 0 }
     }
 
     /// The word at (`row`, `at`).
@@ -117,7 +120,7 @@ impl<'a> Left<'a> {
         if self.tiled {
             self.words[(row / HEIGHT * height + at) * HEIGHT + row % HEIGHT]
         } else {
-            self.words[row * height + at]
+            self.words[row * self.stride + at]
         }
     }
 }
@@ -137,14 +140,14 @@ fn rounded_rows(x: &[f32], rows: usize, k: usize) -> Vec<u32> {
 
 /// The right operand `[k, n]` of a product, packed once for as many products as needed.
 #[derive(Clone, Debug)]
-pub struct Panels {
-    words: Vec<u32>,
+pub struct Panels<'a> {
+    words: Cow<'a, [u32]>,
     format: Format,
     k: usize,
     n: usize,
 }
 
-impl Panels {
+impl Panels<'_> {
     /// From `x` `[k, n]`, row-major.
     pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
         Self::packed(format, k, n, |words, first| {
@@ -168,7 +171,7 @@ impl Panels {
         words.par_chunks_mut((height * WIDTH).max(1)).enumerate().for_each(|(panel, words)| {
             fill(words, panel * WIDTH);
         });
-        Self { words, format, k, n }
+        Self { words: Cow::Owned(words), format, k, n }
     }
 
     /// Columns of the operand.
@@ -187,7 +190,7 @@ impl Panels {
 ///
 /// # Panics
 /// When the shapes or formats of `a`, `b` and `c` don't fit each other.
-pub fn matmul(a: &Left<'_>, b: &Panels, c: &mut [f32], accumulate: bool) {
+pub fn matmul(a: &Left<'_>, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
     assert_eq!((a.k, c.len()), (b.k, a.rows * b.n), "shapes of a matrix product");
     if c.is_empty() {
         return;
@@ -202,7 +205,7 @@ pub fn matmul(a: &Left<'_>, b: &Panels, c: &mut [f32], accumulate: bool) {
 ///
 /// # Panics
 /// When the shapes or formats of `a`, `b` and `c` don't fit each other.
-pub fn multiply(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulate: bool) {
+pub fn multiply(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
     assert_eq!((a.format, a.k), (b.format, b.k), "formats of a matrix product");
     assert!(first.is_multiple_of(HEIGHT) && first * b.n + c.len() <= a.rows * b.n);
     #[cfg(target_arch = "x86_64")]
@@ -227,7 +230,7 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulat
 /// When `x` has another width or too few rows.
 pub fn rows_by_panels(
     (x, rows): (&impl Rows, usize),
-    b: &Panels,
+    b: &Panels<'_>,
     finish: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) -> Vec<f32> {
     assert_eq!(x.width(), b.k, "shapes of a matrix product");
@@ -238,7 +241,9 @@ pub fn rows_by_panels(
             Format::F32 => bytemuck::cast_slice(x),
             Format::Bf16 => round_rows(x, b.k, words),
         };
-        let a = Left { words: Cow::Borrowed(words), format: b.format, rows, k: b.k, tiled: false };
+        let (format, k) = (b.format, b.k);
+        let stride = format.words(k);
+        let a = Left { words: Cow::Borrowed(words), format, rows, k, tiled: false, stride };
         multiply(&a, 0, b, y, false);
         finish(first, y);
     })

@@ -3,7 +3,7 @@
 use super::{Left, Panels, element};
 
 /// Makes the rows of `c` from `first` on.
-pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels, c: &mut [f32], accumulate: bool) {
+pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
     let (k, n, group) = (a.k, b.n, a.format.group());
     let rows = c.len() / n;
     let mut left = Vec::with_capacity(rows * k);

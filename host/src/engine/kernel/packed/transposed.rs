@@ -115,11 +115,10 @@ impl Space {
             }
             dispatch(AddRows { rows: source, stride: m, first, sums: &mut part.sums });
             self.pack_right(format, b, start..start + k);
-            let left = Left { words: Cow::Borrowed(&self.left), format, rows, k, tiled: true };
-            let words = std::mem::take(&mut self.right);
-            let right = Panels { words, format, k, n };
+            let words = Cow::Borrowed(self.left.as_slice());
+            let left = Left { words, format, rows, k, tiled: true, stride: 0 };
+            let right = Panels { words: Cow::Borrowed(&self.right), format, k, n };
             multiply(&left, 0, &right, &mut part.product, start > range.start);
-            self.right = right.words;
         }
     }
 

@@ -31,13 +31,13 @@ struct Tile<'a> {
 pub(super) fn block<const BF16: bool>(
     a: &Left<'_>,
     first: usize,
-    b: &Panels,
+    b: &Panels<'_>,
     c: &mut [f32],
     accumulate: bool,
 ) {
     let (height, n) = (a.format.words(a.k), b.n);
     let rows = c.len() / n;
-    let left = &a.words[first * height..];
+    let left = &a.words[first * if a.tiled { height } else { a.stride }..];
     for start in (0..height.max(1)).step_by(DEPTH) {
         let depth = DEPTH.min(height - start);
         for panel in 0..n.div_ceil(WIDTH) {
@@ -46,7 +46,7 @@ pub(super) fn block<const BF16: bool>(
                 let (offset, row_stride, word_stride) = if a.tiled {
                     (row * height + start * HEIGHT, 1, HEIGHT)
                 } else {
-                    (row * height + start, height, 1)
+                    (row * a.stride + start, a.stride, 1)
                 };
                 let tile = Tile {
                     a: &left[offset..],
