@@ -131,7 +131,7 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
         (Lattice { first, taps: used.into_iter().map(|(tap, _)| tap).collect() }, panels)
     };
     let firsts = (0..conv.stride).flat_map(|y| (0..conv.stride).map(move |x| [y, x]));
-    let (lattices, panels): (Vec<Lattice>, Vec<Panels>) = firsts.map(lattice).unzip();
+    let (lattices, panels): (Vec<Lattice>, Vec<Panels<'_>>) = firsts.map(lattice).unzip();
     let (source, result) = (conv.result, conv.source);
     let gather = Gather { source, result, stride: 1, step: conv.stride, lattices };
     gathered::product(format, dy, &gather, &panels)

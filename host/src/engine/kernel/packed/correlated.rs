@@ -115,8 +115,8 @@ impl Space {
             let k = block.len() * words * format.group();
             self.scratch.fill(work.x, gather, (plans, work.padding), block.clone());
             self.pack_left(work, block.clone());
-            let left =
-                Left { words: Cow::Borrowed(&self.left), format: *format, rows: m, k, tiled: true };
+            let tiles = Cow::Borrowed(self.left.as_slice());
+            let left = Left { words: tiles, format: *format, rows: m, k, tiled: true, stride: 0 };
             let source: &[f32] = bytemuck::cast_slice(&self.scratch.words);
             for (panel, part) in panels.clone().zip(part.chunks_exact_mut(m * WIDTH)) {
                 let (tap, first) = (panel % taps, panel / taps * WIDTH);
@@ -131,9 +131,9 @@ impl Space {
                     let row = (&source[from..last], stride);
                     pack::interleave::<WIDTH>(*format, right, row, columns);
                 }
-                let right = Panels { words: right, format: *format, k, n: WIDTH };
+                let right = Panels { words: Cow::Owned(right), format: *format, k, n: WIDTH };
                 multiply(&left, 0, &right, part, true);
-                self.right = right.words;
+                self.right = right.words.into_owned();
             }
         }
     }

@@ -125,7 +125,7 @@ pub(super) struct Padding {
 ///
 /// # Panics
 /// When `x` or a panel does not fit.
-pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels]) -> Vec<f32> {
+pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels<'_>]) -> Vec<f32> {
     let Gather { source, result, .. } = gather;
     assert_eq!(x.len(), source.len(), "a picture of the wrong size");
     assert_eq!(gather.lattices.len(), panels.len(), "panels of a gathered product");
@@ -134,7 +134,7 @@ pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels]) ->
     }
     let padding = padding(format, gather);
     let lattices = gather.lattices.iter().zip(panels);
-    let (plans, work): (Vec<Plan>, Vec<(&Panels, Vec<Chunk>)>) = lattices
+    let (plans, work): (Vec<Plan>, Vec<(&Panels<'_>, Vec<Chunk>)>) = lattices
         .filter_map(|(lattice, panels)| {
             let k = lattice.taps.len() * padding.words * format.group();
             assert_eq!((panels.k, panels.n, panels.format), (k, result.channels, format));
@@ -341,7 +341,11 @@ fn reads(gather: &Gather, plans: &[Plan], rows: &std::ops::Range<usize>) -> (isi
 }
 
 /// Makes the pixels `places` of one lattice; `y` is the task's part of the result.
-fn run((words, places): (&[u32], &[Place]), (panels, chunks): (&Panels, &[Chunk]), y: &mut [f32]) {
+fn run(
+    (words, places): (&[u32], &[Place]),
+    (panels, chunks): (&Panels<'_>, &[Chunk]),
+    y: &mut [f32],
+) {
     #[cfg(target_arch = "x86_64")]
     match (panels.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) | (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
@@ -356,7 +360,8 @@ fn run((words, places): (&[u32], &[Place]), (panels, chunks): (&Panels, &[Chunk]
             rows.extend_from_slice(&words[from + offset..][..*len]);
         }
     }
-    let left = Left { words: Cow::Owned(rows), format, rows: places.len(), k, tiled: false };
+    let (words, stride) = (Cow::Owned(rows), format.words(k));
+    let left = Left { words, format, rows: places.len(), k, tiled: false, stride };
     let mut made = vec![0.0; places.len() * n];
     if !made.is_empty() {
         multiply(&left, 0, panels, &mut made, false);
@@ -369,7 +374,7 @@ fn run((words, places): (&[u32], &[Place]), (panels, chunks): (&Panels, &[Chunk]
 #[cfg(target_arch = "x86_64")]
 fn run_avx512(
     (words, places): (&[u32], &[Place]),
-    (panels, chunks): (&Panels, &[Chunk]),
+    (panels, chunks): (&Panels<'_>, &[Chunk]),
     y: &mut [f32],
 ) {
     let height = panels.format.words(panels.k);
