@@ -23,11 +23,11 @@ use pretext_tests::built;
 use pretext_tests::reference::{Reference, difference};
 use toml::Value;
 
-/// f32 through up to 26 convolutions and norms against f64. The last norms divide by the spread of 12 pixels,
-/// which may be small.
-const FEATURES: f64 = 1e-4;
+/// f32 through up to 26 convolutions and norms against f64. A norm over the 12 pixels of the last stage divides by
+/// a spread that may be small; the error grows from 2e-5 behind the first stage to 1e-4 behind the last.
+const FEATURES: f64 = 3e-4;
 /// f32 there and back against f64.
-const GRADIENTS: f64 = 5e-4;
+const GRADIENTS: f64 = 1e-3;
 
 /// A resnet with the stored weights and running statistics.
 struct Stored {
@@ -138,7 +138,7 @@ fn a_method_with_a_teacher_trains_it_and_each_network_keeps_statistics_of_its_ow
     let (plugin, method) = catalogue.method("dino").expect("the plugin was built");
     let table = MethodTable { recipe: "", options: &method.options };
     let recipe = "method = \"dino\"
-        data = { source = \"shapes\", size = 16, n = 8 }
+        data = { source = \"shapes\", size = 32, n = 8 }
         backbone = { kind = \"resnet\", width = 4, blocks = 1, stem = \"cifar\" }
         train = { batch = 4, steps = 3, lr = 1e-3 }
         options = { global_size = 16, local_size = 8, local_crops = 1, head_hidden = 8, prototypes = 8 }";
