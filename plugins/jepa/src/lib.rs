@@ -87,7 +87,7 @@ impl Method for Jepa {
         });
         let inputs = [("images", images), ("keep", blocks.context)];
         let [context] = self.student.call(&inputs, ["tokens"]);
-        let predicted = self.predictor.predict(context, blocks, step.batch()?)?;
+        let predicted = self.predictor.predict(context, blocks)?;
         step.metric("target_spread", objective::spread(targets)?)?;
         step.metric("prediction_spread", objective::spread(predicted)?)?;
         Ok(objective::distance(predicted, targets, self.beta))

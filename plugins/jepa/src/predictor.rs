@@ -16,10 +16,8 @@ pub(crate) struct Predictor {
     output: Module,
     /// Stands for every hidden patch, `[1, 1, P]`.
     mask_token: Parameter,
-    /// Sines and cosines of row and column of each patch, `[1, N, P]`.
+    /// Sines and cosines of row and column of each of N patches, `[N, P]`.
     positions: Kept,
-    /// Rows times columns, N.
-    patches: usize,
     /// P.
     width: usize,
 }
@@ -68,26 +66,28 @@ impl Predictor {
         let start = Init::TruncatedNormal(0.02);
         let mask_token =
             host.parameter("predictor.mask_token", &[1, 1, width], start, Group::default())?;
-        let positions = Tensor::from_slice(&[1, rows * cols, width], &sin_cos(rows, cols, width));
-        let (positions, patches) = (positions.keep()?, rows * cols);
-        Ok(Self { input, blocks, output, mask_token, positions, patches, width })
+        let positions = Tensor::from_slice(&[rows * cols, width], &sin_cos(rows, cols, width));
+        Ok(Self { input, blocks, output, mask_token, positions: positions.keep()?, width })
     }
 
     /// The features at the targets, `[M B, Kt, D]`, from those of the context `[B, Kc, D]`: the context
     /// is read once for each block.
-    pub(crate) fn predict(&self, context: Tensor, blocks: Blocks, batch: usize) -> Result<Tensor> {
-        let sizes = |n: usize, k: usize| [n, k, self.width].map(|size| size.cast_signed() as i64);
-        let (rows, asked) = (blocks.count * batch, blocks.targets.size(1)?);
-        let places = self.positions.tensor().broadcast_to(&sizes(rows, self.patches));
-        let own = places.narrow(0, 0, batch).gather_tokens(blocks.context);
-        let context = self.input.forward(context) + own;
+    pub(crate) fn predict(&self, context: Tensor, blocks: Blocks) -> Result<Tensor> {
+        let (seen, asked) = (context.size(1)?, blocks.targets.size(1)?);
+        let context = self.input.forward(context) + self.places(blocks.context)?;
         let context = Tensor::cat(0, &vec![context; blocks.count]);
-        let hidden = self.mask_token.tensor().broadcast_to(&sizes(rows, asked))
-            + places.gather_tokens(blocks.targets);
-        let seen = context.size(1)?;
+        let hidden = self.places(blocks.targets)? + self.mask_token.tensor();
         let tokens = Tensor::cat(1, &[context, hidden]);
         let [mixed] = self.blocks.call(&[("tokens", tokens)], ["out"]);
         Ok(self.output.forward(mixed.narrow(1, seen, asked)))
+    }
+
+    /// The positions of `patches` `[R, K]`: `[R, K, P]`.
+    fn places(&self, patches: Tensor) -> Result<Tensor> {
+        let shape = patches.shape()?;
+        let sizes: Vec<i64> =
+            shape.iter().chain([&self.width]).map(|size| size.cast_signed() as i64).collect();
+        Ok(self.positions.tensor().index_select(0, patches.reshape(&[-1])).reshape(&sizes))
     }
 }
 
