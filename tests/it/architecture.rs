@@ -12,9 +12,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["engine"]),
     ("state", &["engine"]),
     ("schedule", &[]),
+    ("cluster", &["engine"]),
+    ("store", &["cluster", "run"]),
     ("teacher", &["engine", "schedule", "state"]),
     ("module", &["engine", "state"]),
-    ("data", &["engine"]),
+    ("data", &["engine", "store"]),
     ("metric", &["engine"]),
     ("run", &["engine", "state"]),
     ("plugin", &["data", "module", "metric", "run", "engine", "state", "schedule", "teacher"]),
@@ -24,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "train",
         &[
             "plugin", "probe", "report", "data", "module", "metric", "run", "engine", "state",
-            "schedule", "teacher",
+            "schedule", "teacher", "cluster", "store",
         ],
     ),
 ];

@@ -13,7 +13,11 @@ mod dino;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hubert;
+#[cfg(test)]
 mod jepa;
+#[cfg(test)]
+mod kmeans;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
@@ -30,6 +34,8 @@ mod resnet;
 mod resume;
 #[cfg(test)]
 mod sound;
+#[cfg(test)]
+mod stages;
 #[cfg(test)]
 mod swav;
 #[cfg(test)]

@@ -41,17 +41,19 @@ pub struct Checkpoint {
 }
 
 /// Which checkpoints stay when a new one is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
     /// The newest so many, at least one.
     pub newest: usize,
     /// Besides, each whose step is a multiple of this.
     pub every: Option<u64>,
+    /// Besides, each of these steps.
+    pub steps: Vec<u64>,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { newest: 3, every: None }
+        Self { newest: 3, every: None, steps: Vec::new() }
     }
 }
 
@@ -245,10 +247,11 @@ pub fn find_newest(folder: &Path) -> Result<Found> {
 }
 
 /// Removes what `keep` doesn't keep among the checkpoints up to `step`, and leftovers of a crash.
-pub(super) fn prune(folder: &Path, step: u64, keep: Keep) -> Result<()> {
+pub(super) fn prune(folder: &Path, step: u64, keep: &Keep) -> Result<()> {
     let up_to_now = list(folder)?.into_iter().filter(|(of, _)| *of <= step);
     for (of, path) in up_to_now.skip(keep.newest.max(1)) {
-        if keep.every.is_none_or(|every| every == 0 || of % every != 0) {
+        let asked = keep.every.is_some_and(|every| every != 0 && of % every == 0);
+        if !asked && !keep.steps.contains(&of) {
             remove(&path)?;
         }
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::{Error, Result};
 
 /// Says in words why `path` couldn't be written, with what to do about it.
-pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Error {
     let failed = Error::failed(format!("can't write `{}`", path.display())).because(error);
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -23,7 +23,7 @@ pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
 }
 
 /// Says in words why `path` couldn't be read.
-pub(super) fn cannot_read(path: &Path, error: &impl std::fmt::Display) -> Error {
+pub(crate) fn cannot_read(path: &Path, error: &impl std::fmt::Display) -> Error {
     Error::failed(format!("can't read `{}`", path.display())).because(error)
 }
 
@@ -46,7 +46,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Waits until the renames in the folder of `path` are on the disk.
-pub(super) fn sync_parent(path: &Path) -> Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
     match File::open(parent).and_then(|folder| folder.sync_all()) {
         // Some network file systems can't sync a folder; there the rename itself is durable.
@@ -56,7 +56,7 @@ pub(super) fn sync_parent(path: &Path) -> Result<()> {
 }
 
 /// The SHA-256 of `bytes`, in hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

@@ -57,6 +57,11 @@ impl Run {
         self
     }
 
+    /// Keeps the checkpoints after these steps besides: the ends of trainings.
+    pub fn keep_steps(&mut self, steps: Vec<u64>) {
+        self.keep.steps = steps;
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -113,7 +118,7 @@ impl Run {
         self.metrics.sync()?;
         self.timings.sync()?;
         let path = checkpoint.write(&self.checkpoints())?;
-        checkpoint::prune(&self.checkpoints(), checkpoint.step, self.keep)?;
+        checkpoint::prune(&self.checkpoints(), checkpoint.step, &self.keep)?;
         Ok(path)
     }
 
@@ -236,11 +241,12 @@ mod tests {
     #[test]
     fn the_newest_stay_and_each_whose_step_was_asked_for() {
         let root = tempfile::tempdir().unwrap();
-        let mut run = new_run(root.path()).keeping(Keep { newest: 2, every: Some(4) });
+        let mut run =
+            new_run(root.path()).keeping(Keep { newest: 2, every: Some(4), steps: vec![1] });
         for step in 1..=7 {
             run.save(&checkpoint(step)).unwrap();
         }
-        assert_eq!(steps(run.path()), [7, 6, 4]);
+        assert_eq!(steps(run.path()), [7, 6, 4, 1]);
     }
 
     #[test]

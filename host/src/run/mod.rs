@@ -14,7 +14,7 @@
 
 mod checkpoint;
 mod clock;
-mod disk;
+pub(crate) mod disk;
 mod folder;
 mod lock;
 mod log;

@@ -4,6 +4,7 @@ pub mod again;
 pub mod evaluate;
 pub mod event;
 mod finish;
+mod frames;
 pub mod inputs;
 pub mod optimizer;
 mod pace;
@@ -12,8 +13,10 @@ pub mod prepare;
 pub mod probing;
 pub mod run;
 mod sketch;
+mod stage;
 pub mod step;
 pub mod time;
+mod trainings;
 pub mod views;
 
 pub use event::{Event, Observer, StepReport};

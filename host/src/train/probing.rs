@@ -82,3 +82,11 @@ pub(super) fn write_figures(folder: &mut Run, step: u64, figures: &[(String, f64
     }
     folder.metric(&record)
 }
+
+/// Whether the records hold the probe after step `step`: it was asked before a stop.
+pub(super) fn already_asked(folder: &Run, step: u64) -> Result<bool> {
+    let records = crate::run::read(&folder.path().join("metrics.jsonl"))?;
+    let at =
+        |record: &&Record| record.get("step").and_then(serde_json::Value::as_u64) == Some(step);
+    Ok(records.iter().rev().take_while(at).any(|record| record.contains_key("rank")))
+}
