@@ -18,5 +18,6 @@ pub mod state;
 pub mod store;
 pub mod teacher;
 pub mod train;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -22,11 +22,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("plugin", &["data", "module", "metric", "run", "engine", "state", "schedule", "teacher"]),
     ("probe", &["plugin", "data", "module", "metric", "run", "engine", "state"]),
     ("report", &["metric", "run", "engine"]),
+    ("weights", &["module", "run", "engine"]),
     (
         "train",
         &[
-            "plugin", "probe", "report", "data", "module", "metric", "run", "engine", "state",
-            "schedule", "teacher", "cluster", "store",
+            "plugin", "probe", "report", "weights", "data", "module", "metric", "run", "engine",
+            "state", "schedule", "teacher", "cluster", "store",
         ],
     ),
 ];

@@ -25,6 +25,8 @@ mod optim;
 #[cfg(test)]
 mod outside;
 #[cfg(test)]
+mod parity;
+#[cfg(test)]
 mod probe;
 #[cfg(test)]
 mod refused;
@@ -37,6 +39,10 @@ mod sound;
 #[cfg(test)]
 mod stages;
 #[cfg(test)]
+mod step;
+#[cfg(test)]
+mod step_page;
+#[cfg(test)]
 mod swav;
 #[cfg(test)]
 mod tidy;
@@ -46,3 +52,5 @@ mod transforms;
 mod vit;
 #[cfg(test)]
 mod wave;
+#[cfg(test)]
+mod weights;

@@ -4,12 +4,15 @@ mod alloc;
 mod asked;
 mod data;
 mod doctor;
+mod embed;
+mod export;
 pub mod interrupt;
 mod plugin;
 mod probe;
 pub mod progress;
 mod report;
 mod runs;
+mod step;
 mod time;
 mod train;
 pub mod words;
@@ -38,9 +41,12 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Probe(probe::Probe),
+    Embed(embed::Embed),
+    Export(export::Export),
     Report(report::Report),
     Runs(runs::Runs),
     Time(time::Time),
+    Step(step::Step),
     Plugin(plugin::Plugin),
     Data(data::Data),
     Doctor(doctor::Doctor),
@@ -51,9 +57,12 @@ impl Command {
         match self {
             Self::Train(train) => train.run(),
             Self::Probe(probe) => probe.run(),
+            Self::Embed(embed) => embed.run(),
+            Self::Export(export) => export.run(),
             Self::Report(report) => report.run(),
             Self::Runs(runs) => runs.run(),
             Self::Time(time) => time.run(),
+            Self::Step(step) => step.run(),
             Self::Plugin(plugin) => plugin.run(),
             Self::Data(data) => data.run(),
             Self::Doctor(doctor) => doctor.run(),

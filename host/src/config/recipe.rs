@@ -21,6 +21,8 @@ pub struct Recipe {
     pub run: String,
     /// Folder in which runs lie.
     pub runs: PathBuf,
+    /// Weights that the backbone starts from: a file, a folder, a run; empty where it starts anew.
+    pub init: String,
     /// Where the network is computed: `cpu`.
     pub device: String,
     /// Arithmetic of matrix products.

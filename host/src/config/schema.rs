@@ -108,6 +108,11 @@ const TOP: &[Key] = &[
     int("seed", "0", 0.0, "seed of all randomness: weights, data order, views"),
     text("run", "\"\"", "name of the run folder; empty chooses one from method and data"),
     text("runs", "\"runs\"", "folder in which runs lie"),
+    text(
+        "init",
+        "\"\"",
+        "weights that the backbone starts from: a safetensors file, a Hugging Face folder or a run",
+    ),
     choice("device", "\"cpu\"", &["cpu"], "where the network is computed"),
     choice(
         "precision",

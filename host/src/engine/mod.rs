@@ -15,4 +15,4 @@ pub mod tape;
 mod candle_nn_tests;
 
 pub use op::{Arg, Args, Gradient, OpDef, Sample};
-pub use tape::{Gradients, Incoming, Precision, Tape, Var};
+pub use tape::{Gradients, Incoming, LeafGradients, Precision, Tape, Var};

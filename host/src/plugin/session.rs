@@ -315,6 +315,23 @@ impl Session {
         self.module(true)
     }
 
+    /// What the names of the student's or the teacher's backbone start with in `state`, such as
+    /// `student.backbone.`; empty where there is none, or it has no parameters.
+    pub fn backbone_prefix(&self, state: &State, teacher: bool) -> String {
+        let context = self.context.borrow();
+        let mut things = context.things.iter();
+        let found = things.find_map(|(name, thing)| match thing {
+            Thing::Module(built) if built.backbone && built.teacher == teacher => {
+                Some((name, *built.module.parameters().first()?))
+            }
+            _ => None,
+        });
+        let Some((name, first)) = found else { return String::new() };
+        // `student.NAME.`, or `TEACHER.NAME.`; a name may hold dots itself.
+        let (full, own) = (&state.get(first).name, format!(".{name}."));
+        full.find(&own).map_or_else(String::new, |at| full[..at + own.len()].to_owned())
+    }
+
     fn module(&self, teacher: bool) -> Option<Rc<dyn crate::module::Module>> {
         let context = self.context.borrow();
         context.things.iter().find_map(|(_, thing)| match thing {

@@ -38,7 +38,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Replaces the file at `path`: readers see the old bytes or the new ones, never a part.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let aside = path.with_added_extension("partial");
     write_new(&aside, bytes)?;
     fs::rename(&aside, path).map_err(|error| cannot_write(path, &error))?;
@@ -48,6 +48,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Waits until the renames in the folder of `path` are on the disk.
 pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
+    // A bare name lies in the folder that one is in.
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     match File::open(parent).and_then(|folder| folder.sync_all()) {
         // Some network file systems can't sync a folder; there the rename itself is durable.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),

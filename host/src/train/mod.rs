@@ -1,19 +1,24 @@
 //! Training: the loop and what it turns on every step.
 
+mod absent;
 pub mod again;
+mod embed;
 pub mod evaluate;
 pub mod event;
 mod finish;
 mod frames;
 pub mod inputs;
+pub mod kept;
 pub mod optimizer;
 mod pace;
 mod page;
 pub mod prepare;
 pub mod probing;
+pub mod replay;
 pub mod run;
 mod sketch;
 mod stage;
+mod start;
 pub mod step;
 pub mod time;
 mod trainings;

@@ -78,8 +78,10 @@ impl Prepared {
 /// The data of a run, opened.
 #[derive(Clone, Debug)]
 pub struct Opened {
-    data: Arc<dyn Dataset>,
-    test: Option<Arc<dyn Dataset>>,
+    /// What it trains on.
+    pub data: Arc<dyn Dataset>,
+    /// What probes ask about, where the data has such a part.
+    pub test: Option<Arc<dyn Dataset>>,
 }
 
 impl Opened {

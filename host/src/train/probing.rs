@@ -39,13 +39,18 @@ impl Baselines {
 /// # Errors
 /// When no sample can be read.
 pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
-    let Prepared { data, test, shape, plan, .. } = prepared;
-    let side = match (recipe.data.size, shape.as_slice()) {
+    let Prepared { data, test, plan, .. } = prepared;
+    let form = form(recipe, prepared);
+    Evaluation::new(data, test.as_ref(), (form, plan.grid.clone()), recipe)
+}
+
+/// How `prepared`'s backbone takes samples that it is asked about.
+pub(super) fn form(recipe: &Recipe, prepared: &Prepared) -> Form {
+    let side = match (recipe.data.size, prepared.shape.as_slice()) {
         (0, &[_, _, side]) => side.max(1),
         (size, _) => size.max(1),
     };
-    let form = Form::of(data.content(), shape, side);
-    Evaluation::new(data, test.as_ref(), (form, plan.grid.clone()), recipe)
+    Form::of(prepared.data.content(), &prepared.shape, side)
 }
 
 /// Asks the teacher's backbone, or the student's where there is no teacher.

@@ -11,6 +11,7 @@ use super::pace::Pace;
 use super::prepare::{Opened, Prepared, checkpoint, describe, prepare_training};
 use super::probing::{Baselines, already_asked, ask, ask_fully, evaluation, write_figures};
 use super::stage::Stages;
+use super::start::Start;
 use super::step::Taken;
 use super::trainings::Trainings;
 use super::views::BatchViews;
@@ -56,7 +57,10 @@ pub fn run(
     let started = Instant::now();
     let recipe = &request.recipe;
     let opened = Opened::new(recipe)?;
-    let prepared = prepare_training(recipe, request.plugin, &opened, 0)?;
+    let mut prepared = prepare_training(recipe, request.plugin, &opened, 0)?;
+    // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
+    let read = |prepared: &Prepared| Start::read(recipe, &prepared.session, &prepared.trainer);
+    let start = if request.resume.is_none() { Some(read(&prepared)?) } else { None };
     let (mut folder, checkpoint) = open_folder(request, observer)?;
     let from_step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     observer.event(Event::Started {
@@ -69,6 +73,12 @@ pub fn run(
     let evaluation = evaluation(recipe, &prepared)?;
     let baselines = Baselines::of(&evaluation, &prepared)?;
     let first = prepared.training_of(from_step);
+    if checkpoint.is_none() {
+        let start = start.map_or_else(|| read(&prepared), Ok)?;
+        for note in start.apply(&mut prepared.trainer)? {
+            observer.event(Event::Warning(format!("note: {note}")));
+        }
+    }
     let samples =
         (prepared.run_steps() - from_step) * recipe.train.batch as u64 * recipe.train.accumulate;
     let steps = Steps { recipe, folder: &mut folder, evaluation: &evaluation, observer, stop };

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use super::optimizer::{Clip, Optimizer, Rates, clip};
 use crate::engine::ops::l2_normalize::l2_normalize;
 use crate::engine::profile::Profile;
-use crate::engine::{Precision, Tape, Var, storage};
+use crate::engine::{LeafGradients, Precision, Tape, Var, storage};
 use crate::module::Forward;
 use crate::plugin::Told;
 use crate::random::Stream;
@@ -30,6 +30,14 @@ pub trait Learner {
         batch: &Self::Batch,
         progress: Progress,
     ) -> Result<Told>;
+
+    /// Sees the gradients of a batch before they are averaged, clipped and given to the optimiser.
+    ///
+    /// # Errors
+    /// When the learner can't keep what it wants of them; then nothing is updated.
+    fn arrived(&mut self, _vars: &StepVars<'_>, _gradients: &LeafGradients) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The numbers that the recipe fixes for every step.
@@ -188,6 +196,7 @@ impl Trainer {
         let seed = storage::ones_like(told.loss.value())?;
         let seed = seed.affine(1.0 / self.rules.accumulate as f64, 0.0)?;
         let mut arrived = tape.backward_from(&told.loss, seed)?;
+        learner.arrived(&vars, &arrived)?;
         for (index, parameter) in self.state.parameters().iter().enumerate() {
             let id = ParamId(index);
             let Some(gradient) = vars.used(id).and_then(|leaf| arrived.take(&leaf)) else {
