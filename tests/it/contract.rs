@@ -38,7 +38,7 @@ fn first_contract(api: &Path) {
         std::fs::write(path, text).expect("the file can be written");
     };
     edit("abi/mod.rs", &[("MINOR: u16 = 1", "MINOR: u16 = 0")]);
-    let slot = "    #[sabi(missing_field(option))]\n    pub stages: unsafe extern \"C\" fn(*mut Instance) -> Status,\n";
+    let slot = "    /// 1.1: declares the stages and trainings of the run; runs after `create`, before `plan`.\n    #[sabi(missing_field(option))]\n    pub stages: unsafe extern \"C\" fn(*mut Instance) -> Status,\n";
     edit("abi/method.rs", &[(slot, "")]);
     edit("export.rs", &[("        stages: stages::<M>,\n", "")]);
 }

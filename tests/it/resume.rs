@@ -15,6 +15,7 @@ const TINY: &[&str] = &[
     "run=it",
     "n=64",
     "batch=8",
+    "backbone=vit",
     "patch=8",
     "width=16",
     "depth=1",

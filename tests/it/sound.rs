@@ -111,7 +111,9 @@ fn train_on_speech(method: &str, more: &[&str]) {
 
 #[test]
 fn a_method_for_crops_learns_from_spectrograms_without_a_change() {
-    train_on_speech("dino", &["local_crops=2", "prototypes=64", "freeze_last_layer_epochs=0"]);
+    let network = ["backbone=vit", "patch=8", "width=96", "heads=3", "lr=1e-3"];
+    let crops = ["local_crops=2", "prototypes=64", "freeze_last_layer_epochs=0"];
+    train_on_speech("dino", &[&network[..], &crops[..]].concat());
 }
 
 #[test]

@@ -5,8 +5,8 @@
 
 mod apart;
 mod fit;
-mod hf_hubert;
 mod hf_vit;
+mod hf_wave;
 mod source;
 mod timm_resnet;
 mod timm_vit;
@@ -78,7 +78,7 @@ pub struct Dialect {
 
 /// Every dialect.
 pub const DIALECTS: &[&Dialect] =
-    &[&timm_vit::DIALECT, &hf_vit::DIALECT, &timm_resnet::DIALECT, &hf_hubert::DIALECT];
+    &[&timm_vit::DIALECT, &hf_vit::DIALECT, &timm_resnet::DIALECT, &hf_wave::DIALECT];
 
 /// The dialect `format` of backbones of `kind`; none for `safetensors`, which has our own names.
 ///

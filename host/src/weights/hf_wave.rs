@@ -61,6 +61,9 @@ fn export(tensors: Tensors) -> Result<Tensors> {
     Ok(theirs)
 }
 
+/// The class of the model in transformers.
+const CLASS: &str = "HubertModel";
+
 /// What `HubertConfig` has to know.
 fn config(tensors: &Tensors, sizes: &Sizes<'_>) -> Result<Value> {
     let dims = |name: &str| tensors.get(name).map(Tensor::dims).unwrap_or_default();
@@ -77,8 +80,9 @@ fn config(tensors: &Tensors, sizes: &Sizes<'_>) -> Result<Value> {
         return Err(Error::failed("the weights have no positional convolution"));
     };
     Ok(json!({
-        "architectures": ["HubertModel"],
-        "model_type": "hubert",
+        "architectures": [CLASS],
+        // Hugging Face's rule for the types of its models.
+        "model_type": CLASS.trim_end_matches("Model").to_lowercase(),
         "hidden_size": width,
         "num_hidden_layers": sizes.fact("depth")?,
         "num_attention_heads": sizes.fact("heads")?,
