@@ -151,6 +151,7 @@ fn a_loss_can_be_compared_on_plain_logits() {
 /// A recipe whose step costs nothing.
 const TINY: &[&str] = &[
     "dino",
+    "backbone=vit",
     "patch=4",
     "width=8",
     "depth=1",

@@ -111,6 +111,7 @@ fn run_from(place: &Workplace, init: &str, words: &[&str]) -> Outcome {
         "lr=0",
         "lr_final=0",
         "weight_decay=0",
+        "backbone=vit",
         "patch=4",
         "width=24",
         "depth=2",
