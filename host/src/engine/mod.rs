@@ -3,6 +3,7 @@
 //! Candle supplies tensors, storage and devices; its autograd is not used (`docs/decisions/0002`).
 //! An op is one file in [`ops`]: forward, backward, and the samples of its gradient check.
 
+pub mod checkpoint;
 pub mod gradient_check;
 pub mod kernel;
 pub mod op;

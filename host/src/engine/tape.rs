@@ -127,6 +127,12 @@ impl Tape {
         }
     }
 
+    /// An empty tape of the same precision, measured into the same profile.
+    pub(super) fn another(&self) -> impl Fn() -> Self + 'static {
+        let (precision, profile) = (self.precision, self.profile.clone());
+        move || Self::new(precision).profiled(profile.clone())
+    }
+
     /// The arithmetic of matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -217,13 +223,18 @@ impl Tape {
 
     /// Walks back from `output` with `seed` as its gradient (same shape).
     pub fn backward_from(&self, output: &Var, seed: Tensor) -> Result<LeafGradients> {
+        self.walk(output, seed, true)
+    }
+
+    /// The same; `owned` says whether nobody else holds the storage of `seed`.
+    pub(super) fn walk(&self, output: &Var, seed: Tensor, owned: bool) -> Result<LeafGradients> {
         let Some(root) = output.node else {
             return Err(Error::failed("the loss does not depend on any parameter")
                 .hint("check that the method uses the student's output, not only the teacher's"));
         };
         let mut slots: Vec<Slot> = Vec::new();
         slots.resize_with(root + 1, Slot::default);
-        slots[root] = Slot::Owned(seed);
+        slots[root] = if owned { Slot::Owned(seed) } else { Slot::Shared(seed) };
         let mut leaves = LeafGradients::default();
         for id in (0..=root).rev() {
             let Some((gradient, owned)) = slots[id].take() else {
@@ -236,7 +247,7 @@ impl Tape {
                 (node.name, std::mem::take(&mut node.inputs), node.backward.take())
             };
             let Some(backward) = backward else {
-                leaves.0.push((id, gradient));
+                leaves.0.push(LeafGradient { id, gradient, owned });
                 continue;
             };
             let mut gradients = Gradients { slots: &mut slots, inputs: &inputs, owned };
@@ -299,6 +310,11 @@ impl Gradients<'_> {
         self.inputs.is_empty()
     }
 
+    /// Whether nobody else holds the storage of the incoming gradient.
+    pub(super) fn owned(&self) -> bool {
+        self.owned
+    }
+
     /// Gives input `index` a fresh gradient, whose storage nobody else holds.
     pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
         self.put(index, gradient, true)
@@ -315,7 +331,8 @@ impl Gradients<'_> {
         self.put(index, gradient, false)
     }
 
-    fn put(&mut self, index: usize, gradient: Tensor, owned: bool) -> Result<()> {
+    /// Gives input `index` a gradient; `owned` says whether nobody else holds its storage.
+    pub(super) fn put(&mut self, index: usize, gradient: Tensor, owned: bool) -> Result<()> {
         let Some(id) = self.inputs[index] else { return Ok(()) };
         let owned = owned && storage::dense(&gradient).is_some();
         let slot = &mut self.slots[id];
@@ -336,22 +353,38 @@ impl Gradients<'_> {
     }
 }
 
+#[derive(Debug)]
+struct LeafGradient {
+    id: usize,
+    gradient: Tensor,
+    owned: bool,
+}
+
 /// The gradients that reached the leaves.
 #[derive(Debug, Default)]
-pub struct LeafGradients(Vec<(usize, Tensor)>);
+pub struct LeafGradients(Vec<LeafGradient>);
 
 impl LeafGradients {
     /// The gradient of `leaf`, if any reached it.
     pub fn get(&self, leaf: &Var) -> Option<&Tensor> {
-        let node = leaf.node?;
-        self.0.iter().find(|(id, _)| *id == node).map(|(_, gradient)| gradient)
+        Some(&self.0[self.at(leaf)?].gradient)
     }
 
     /// Takes the gradient of `leaf` out, if any reached it.
     pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
+        Some(self.take_with_owner(leaf)?.0)
+    }
+
+    /// The same, and whether nobody else holds its storage.
+    pub(super) fn take_with_owner(&mut self, leaf: &Var) -> Option<(Tensor, bool)> {
+        let at = self.at(leaf)?;
+        let LeafGradient { gradient, owned, .. } = self.0.swap_remove(at);
+        Some((gradient, owned))
+    }
+
+    fn at(&self, leaf: &Var) -> Option<usize> {
         let node = leaf.node?;
-        let at = self.0.iter().position(|(id, _)| *id == node)?;
-        Some(self.0.swap_remove(at).1)
+        self.0.iter().position(|reached| reached.id == node)
     }
 }
 
