@@ -45,6 +45,13 @@ impl Runs {
                 }))
             });
         }
+        if !self.folder.is_dir() && self.folder.as_os_str() != "runs" {
+            return Err(Error::asked_wrongly(format!(
+                "there is no folder `{}`",
+                self.folder.display()
+            ))
+            .hint("name the folder that runs lie in, such as `pretext runs runs`"));
+        }
         if rows.is_empty() {
             tell(format!("there are no runs in `{}`", self.folder.display()));
             return Ok(());

@@ -97,6 +97,8 @@ pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     no_grad: Cell<usize>,
     recorded_bytes: Cell<u64>,
+    computed_bytes: Cell<u64>,
+    repeated_bytes: Cell<u64>,
     precision: Precision,
     profile: Option<Rc<Profile>>,
 }
@@ -181,6 +183,7 @@ impl Tape {
     ) -> Var {
         let size = |tensor: &Tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
         let bytes = size(&value);
+        self.computed_bytes.set(self.computed_bytes.get() + bytes);
         if let Some(profile) = &self.profile {
             let read: u64 = inputs.iter().map(|input| size(&input.value)).sum();
             profile.count(name, 0, read + bytes);
@@ -201,6 +204,20 @@ impl Tape {
     /// Bytes of all recorded values: about what the tape keeps for the way back.
     pub fn recorded_bytes(&self) -> u64 {
         self.recorded_bytes.get()
+    }
+
+    /// The same, with the values of the largest checkpoint, which are there again on the way back.
+    pub fn peak_bytes(&self) -> u64 {
+        self.recorded_bytes.get() + self.repeated_bytes.get()
+    }
+
+    /// Runs `body` without recording, and remembers how many bytes a tape will hold when it is run again.
+    pub(super) fn to_be_repeated<T>(&self, body: impl FnOnce() -> T) -> T {
+        let before = self.computed_bytes.get();
+        let result = self.no_grad(body);
+        let computed = self.computed_bytes.get() - before;
+        self.repeated_bytes.set(self.repeated_bytes.get().max(computed));
+        result
     }
 
     /// Times `body` as a forward call of the op `name` when the tape is profiled.
@@ -375,7 +392,19 @@ impl LeafGradients {
         Some(self.take_with_owner(leaf)?.0)
     }
 
-    /// The same, and whether nobody else holds its storage.
+    /// The same, in storage that nobody else holds: two leaves may share what reached them.
+    ///
+    /// # Errors
+    /// When there is no memory for a copy.
+    pub fn take_own(&mut self, leaf: &Var) -> Result<Option<Tensor>> {
+        Ok(match self.take_with_owner(leaf) {
+            Some((gradient, false)) => Some(gradient.copy()?),
+            Some((gradient, true)) => Some(gradient),
+            None => None,
+        })
+    }
+
+    /// The gradient of `leaf`, and whether nobody else holds its storage.
     pub(super) fn take_with_owner(&mut self, leaf: &Var) -> Option<(Tensor, bool)> {
         let at = self.at(leaf)?;
         let LeafGradient { gradient, owned, .. } = self.0.swap_remove(at);

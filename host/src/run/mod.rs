@@ -31,6 +31,6 @@ pub use folder::{Run, write_report};
 pub use log::{Record, read};
 pub use machine::Machine;
 pub use manifest::{Manifest, PluginRecord, Resumption};
-pub use name::Name;
+pub use name::{Name, check_name};
 pub use npy::write_npy;
 pub use tensors::{read_tensors, write_described, write_tensors};

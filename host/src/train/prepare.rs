@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::optimizer::{Clip, Optimizer, Rule};
+use super::start::Start;
 use super::step::{Learner, Rules, Trainer};
 use super::views::{BatchViews, largest_input, plan, random_views};
 use crate::config::{ClipMode, Data, OptimizerKind, Recipe, Train};
@@ -13,7 +14,7 @@ use crate::module::Forward;
 use crate::plugin::{Building, Course, Found, Session, Told, load};
 use crate::run::{Checkpoint, Record};
 use crate::schedule::{Progress, Schedule};
-use crate::state::{BufferId, Frozen, ParamId, State};
+use crate::state::{Frozen, ParamId, State};
 use crate::{Error, Result};
 
 /// Bytes of decoded samples that stay in memory, at most.
@@ -199,8 +200,8 @@ fn open_split(recipe: &Recipe, source: &str, split: &str, train: bool) -> Result
     let data = &recipe.data;
     // Built-in sets take their size and count in their name.
     let source = match source {
-        "shapes" if data.size > 0 && data.n > 0 => format!("shapes:{}:{}", data.size, data.n),
-        "shapes" if data.size > 0 => format!("shapes:{}", data.size),
+        "shapes" if data.size > 0 => format!("shapes:{}:{}", data.size, data.n),
+        "shapes" => format!("shapes::{}", data.n),
         "speech" => format!("speech:{}", data.n),
         other => other.to_owned(),
     };
@@ -278,8 +279,17 @@ pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<(
         })?;
         state.assign(id, value)?;
     }
-    for (index, (_, value)) in checkpoint.buffers.into_iter().enumerate() {
-        state.set_buffer(BufferId(index), value)?;
+    let unknown = |name: &str| {
+        Error::failed(format!("the checkpoint's buffer `{name}` is not the recipe's"))
+            .hint("resume with the run's own recipe and plugin")
+    };
+    if checkpoint.buffers.len() < state.buffers().len() {
+        return Err(Error::failed("the checkpoint lacks buffers that the recipe builds")
+            .hint("resume with the run's own recipe and plugin"));
+    }
+    for (name, value) in checkpoint.buffers {
+        let id = state.find_buffer(&name).ok_or_else(|| unknown(&name))?;
+        state.set_buffer(id, value)?;
     }
     optimizer.import(state, &checkpoint.moments)
 }
@@ -364,6 +374,11 @@ pub struct Plan {
 /// As [`prepare`], or when the step fails.
 pub fn plan_lines(recipe: &Recipe, plugin: &Found) -> Result<Plan> {
     let mut prepared = prepare(recipe, plugin)?;
+    // What a run would be refused for is refused here too.
+    Start::read(recipe, &prepared.session, &prepared.trainer)?;
+    if !recipe.run.is_empty() {
+        crate::run::check_name(&recipe.run)?;
+    }
     let lines = describe(recipe, &prepared);
     let memory = memory(recipe, &mut prepared)?;
     Ok(Plan { lines, memory })

@@ -61,7 +61,7 @@ pub fn run(
     // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
     let read = |prepared: &Prepared| Start::read(recipe, &prepared.session, &prepared.trainer);
     let start = if request.resume.is_none() { Some(read(&prepared)?) } else { None };
-    let (mut folder, checkpoint) = open_folder(request, observer)?;
+    let (mut folder, checkpoint) = open_folder(request, prepared.run_steps(), observer)?;
     let from_step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     observer.event(Event::Started {
         run: folder.path().display().to_string(),
@@ -95,6 +95,7 @@ pub fn run(
 /// The run's folder, new or gone on with, and the checkpoint to go on from.
 fn open_folder(
     request: &Request<'_>,
+    steps: u64,
     observer: &mut dyn Observer,
 ) -> Result<(Run, Option<Checkpoint>)> {
     let recipe = &request.recipe;
@@ -103,10 +104,25 @@ fn open_folder(
         let (folder, found) = Run::resume(path)?;
         found.warnings.into_iter().for_each(|warning| observer.event(Event::Warning(warning)));
         let checkpoint = found.newest.map(|(_, checkpoint)| checkpoint);
-        let mut manifest = Run::read_manifest(path)?;
+        let done = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        if done > steps {
+            let run = path.display();
+            return Err(Error::asked_wrongly(format!(
+                "`{run}` has done {done} steps, not {steps}"
+            ))
+            .hint(format!(
+                "ask for more, such as `pretext train --resume {run} steps={}`",
+                2 * done
+            )));
+        }
+        // A record only: a run whose manifest was lost goes on all the same.
+        let mut manifest = Run::read_manifest(path).unwrap_or_else(|error| {
+            observer.event(Event::Warning(format!("{}: a new one is written", error.message())));
+            manifest(request)
+        });
         manifest.resumed.push(Resumption {
             at: crate::run::utc(std::time::SystemTime::now()),
-            from_step: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step),
+            from_step: done,
             threads: rayon::current_num_threads(),
             plugin_sha256: request.plugin.sha256.clone(),
         });
@@ -234,6 +250,7 @@ impl Steps<'_> {
             steps => steps,
         };
         let mut pace = Pace::new();
+        let mut saved = from;
         for step in from..prepared.total_steps {
             let at = Progress {
                 step,
@@ -242,21 +259,23 @@ impl Steps<'_> {
             };
             let taken = match self.step(prepared, &mut loader, at, &mut pace) {
                 Ok(taken) => taken,
-                Err(error) => {
-                    // Nothing of the step was kept: what stands is the end of the step before.
-                    return Err(match self.save(prepared, first + step) {
-                        Ok(()) => error,
-                        Err(unsaved) => error.because(unsaved),
-                    });
+                // Nothing of the step was kept: what stands is the end of the step before. Before a training's
+                // first step that is the end of the training before, whose checkpoint this state is not.
+                Err(error) if step > saved => {
+                    return Err(self.save_after(error, prepared, first + step));
                 }
+                Err(error) => return Err(error),
             };
             self.report(prepared, &taken, at, &mut pace)?;
             let done = step + 1;
             // Before the checkpoint, which promises every record up to it.
-            self.probe(prepared, at)?;
+            if let Err(error) = self.probe(prepared, at) {
+                return Err(self.save_after(error, prepared, first + done));
+            }
             let stopped = self.stop.load(Ordering::Relaxed);
             if done % every == 0 || done == prepared.total_steps || stopped {
                 self.save(prepared, first + done)?;
+                saved = done;
             }
             if stopped && first + done < prepared.run_steps() {
                 let run = self.folder.path().display();
@@ -278,6 +297,14 @@ impl Steps<'_> {
             _ => format!("{broken} of {n} samples are broken and were left out"),
         };
         self.observer.event(Event::Warning(line));
+    }
+
+    /// Saves what stands after `step` steps because of `error`, which it gives back.
+    fn save_after(&mut self, error: Error, prepared: &Prepared, step: u64) -> Error {
+        match self.save(prepared, step) {
+            Ok(()) => error,
+            Err(unsaved) => error.because(unsaved),
+        }
     }
 
     /// Writes a checkpoint of the state after `step` steps, of which there is none before the first.

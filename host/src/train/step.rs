@@ -14,7 +14,7 @@ use crate::module::Forward;
 use crate::plugin::Told;
 use crate::random::Stream;
 use crate::schedule::{Progress, Schedule};
-use crate::state::{BufferId, Constraint, ParamId, State, StepVars};
+use crate::state::{BufferId, Constraint, ParamId, Parameter, State, StepVars};
 use crate::teacher::Average;
 use crate::{Error, Result};
 
@@ -103,8 +103,19 @@ impl Trainer {
         next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
         let buffers: Vec<Tensor> = self.state.buffers().iter().map(|b| b.value.clone()).collect();
+        let constrained = |p: &Parameter| p.group.constraint == Constraint::UnitRows;
+        let mut unconstrained = Vec::new();
+        for (index, parameter) in self.state.parameters().iter().enumerate() {
+            if constrained(parameter) {
+                unconstrained.push((ParamId(index), parameter.value.copy()?));
+            }
+        }
         let taken = self.try_step(learner, progress, next);
         if taken.is_err() {
+            // Rows of length 1 made so again may differ in their last bits.
+            for (id, value) in &unconstrained {
+                self.state.assign(*id, value)?;
+            }
             for (index, value) in buffers.into_iter().enumerate() {
                 self.state.set_buffer(BufferId(index), value)?;
             }
@@ -127,7 +138,7 @@ impl Trainer {
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", 0, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
         learner.learn(&forward, batch, progress)?;
-        Ok(tape.recorded_bytes())
+        Ok(tape.peak_bytes())
     }
 
     fn try_step<L: Learner>(
@@ -199,9 +210,8 @@ impl Trainer {
         learner.arrived(&vars, &arrived)?;
         for (index, parameter) in self.state.parameters().iter().enumerate() {
             let id = ParamId(index);
-            let Some(gradient) = vars.used(id).and_then(|leaf| arrived.take(&leaf)) else {
-                continue;
-            };
+            let Some(leaf) = vars.used(id) else { continue };
+            let Some(gradient) = arrived.take_own(&leaf)? else { continue };
             if parameter.group.frozen.at(progress.step, progress.steps_per_epoch) {
                 continue;
             }
@@ -245,7 +255,7 @@ fn not_finite(loss: f64, metrics: &[(String, f64)]) -> Error {
     let term = metrics.iter().find(|(_, value)| !value.is_finite());
     let named = term.map_or_else(String::new, |(name, value)| format!("; `{name}` is {value}"));
     Error::failed(format!("the loss is {loss}{named}"))
-        .hint("try a lower `lr` or a longer warm-up, in a new run")
+        .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`")
 }
 
 /// One batch's numbers, read from their tensors.
@@ -333,6 +343,42 @@ mod tests {
         assert_eq!((taken.loss, taken.gradient_norm), (7.0, 1.0));
         assert_eq!(taken.metrics, [("batch".to_owned(), 2.0)]);
         assert_eq!(storage::scalar(&trainer.state.get(slope.0).value).unwrap(), 4.0);
+    }
+
+    /// The loss is the sum of two parameters, whose gradients are one tensor.
+    struct Pair(ParamId, ParamId);
+
+    impl Learner for Pair {
+        type Batch = ();
+
+        fn learn(&mut self, f: &Forward<'_>, (): &(), _: Progress) -> Result<Told> {
+            let loss = add(f.tape, &f.param(self.0), &f.param(self.1))?;
+            Ok(Told { metrics: Vec::new(), loss, buffers: Vec::new(), log: Vec::new() })
+        }
+    }
+
+    #[test]
+    fn parameters_that_share_a_gradient_are_each_moved_by_it_once() {
+        let (mut trainer, first) = trainer(2, Frozen::Never);
+        let start = Init::Constant(5.0);
+        let second = trainer.state.parameter("v", &[1], start, Group::default()).unwrap();
+        trainer.optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0 }, &trainer.state);
+        trainer.step(&mut Pair(first.0, second), progress(0), || Ok(())).unwrap();
+        for id in [first.0, second] {
+            assert_eq!(storage::scalar(&trainer.state.get(id).value).unwrap(), 4.0);
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_rows_as_long_as_they_were() {
+        let mut state = State::new(0);
+        let group = Group { constraint: Constraint::UnitRows, ..Group::default() };
+        let id = state.parameter("w", &[1, 2], Init::Constant(5.0), group).unwrap();
+        let (mut trainer, _) = trainer(1, Frozen::Never);
+        trainer.state = state;
+        let failed = trainer.step(&mut Slope(id), progress(0), || Err(Error::failed("no data")));
+        assert!(failed.is_err());
+        assert_eq!(storage::to_f64(&trainer.state.get(id).value).unwrap(), [5.0, 5.0]);
     }
 
     #[test]

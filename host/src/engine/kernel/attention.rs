@@ -134,6 +134,9 @@ fn put_heads<T: Float>(
     scores: Scores<'_, T>,
     body: impl FnOnce(&Shared<'_, T>),
 ) -> Vec<T> {
+    if n == 0 {
+        return Vec::new();
+    }
     if scores.lengths.is_none() {
         // SAFETY: every token counts, and `body` puts all heads of each.
         return unsafe { threads::put(n, body) };

@@ -138,7 +138,7 @@ pub(super) struct Shared<'a, T> {
     owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `part` is the only access, and its callers promise that no two parts overlap.
+// SAFETY: `part` and `put` are the only accesses, and their callers promise that no two overlap.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
