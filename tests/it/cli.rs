@@ -61,6 +61,7 @@ fn runs_of_a_folder_that_is_not_there_are_asked_wrongly() {
         "there is no folder `nowhere`",
         "name the folder that runs lie in, such as `pretext runs runs`",
     );
+    assert_eq!(place.pretext(&["runs", "nowhere", "--json"]).code, Some(2));
     place.pretext(&["runs"]).assert_done();
 }
 

@@ -387,12 +387,8 @@ impl LeafGradients {
         Some(&self.0[self.at(leaf)?].gradient)
     }
 
-    /// Takes the gradient of `leaf` out, if any reached it.
-    pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
-        Some(self.take_with_owner(leaf)?.0)
-    }
-
-    /// The same, in storage that nobody else holds: two leaves may share what reached them.
+    /// Takes the gradient of `leaf` out, if any reached it, in storage that nobody else holds: two leaves may share
+    /// what reached them.
     ///
     /// # Errors
     /// When there is no memory for a copy.

@@ -14,7 +14,7 @@ use crate::module::Forward;
 use crate::plugin::Told;
 use crate::random::Stream;
 use crate::schedule::{Progress, Schedule};
-use crate::state::{BufferId, Constraint, ParamId, Parameter, State, StepVars};
+use crate::state::{BufferId, Constraint, ParamId, State, StepVars};
 use crate::teacher::Average;
 use crate::{Error, Result};
 
@@ -103,13 +103,7 @@ impl Trainer {
         next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
         let buffers: Vec<Tensor> = self.state.buffers().iter().map(|b| b.value.clone()).collect();
-        let constrained = |p: &Parameter| p.group.constraint == Constraint::UnitRows;
-        let mut unconstrained = Vec::new();
-        for (index, parameter) in self.state.parameters().iter().enumerate() {
-            if constrained(parameter) {
-                unconstrained.push((ParamId(index), parameter.value.copy()?));
-            }
-        }
+        let unconstrained = constrain(&mut self.state)?;
         let taken = self.try_step(learner, progress, next);
         if taken.is_err() {
             // Rows of length 1 made so again may differ in their last bits.
@@ -147,7 +141,6 @@ impl Trainer {
         progress: Progress,
         mut next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
-        constrain(&mut self.state)?;
         let (mut sums, mut log) = (Sums::default(), Vec::new());
         let mut gradients: BTreeMap<ParamId, Tensor> = BTreeMap::new();
         for part in 0..self.rules.accumulate {
@@ -229,18 +222,20 @@ impl Trainer {
 /// The smallest norm that a row is divided by.
 const LEAST_NORM: f64 = 1e-12;
 
-/// Makes every parameter hold to its constraint.
-fn constrain(state: &mut State) -> Result<()> {
+/// Makes every parameter hold to its constraint, and returns those that have one as they were.
+fn constrain(state: &mut State) -> Result<Vec<(ParamId, Tensor)>> {
+    let mut before = Vec::new();
     for index in 0..state.parameters().len() {
         let (id, parameter) = (ParamId(index), &state.parameters()[index]);
         if parameter.group.constraint == Constraint::UnitRows {
             let shape = parameter.value.dims().to_vec();
             let rows = Var::constant(parameter.value.flatten_from(1)?);
             let unit = l2_normalize(&Tape::default(), &rows, 1, LEAST_NORM)?;
+            before.push((id, parameter.value.copy()?));
             state.assign(id, &unit.value().reshape(shape)?)?;
         }
     }
-    Ok(())
+    Ok(before)
 }
 
 /// Runs `body`, as a part of the step called `name` where there is a profile.

@@ -9,14 +9,13 @@
 use std::sync::Arc;
 
 use super::figures::{FIGURES, Figure};
-use super::{Certainty, Dataset, Kind, OpenOptions, Sample, Split, counted};
+use super::{Certainty, Dataset, Kind, MOST_SAMPLES, OpenOptions, Sample, Split, counted};
 use crate::random::Stream;
 use crate::{Error, Result};
 
 const SIDE: usize = 32;
 const SIDES: std::ops::RangeInclusive<usize> = 32..=224;
 const TRAIN: usize = 10_000;
-const COUNTS: std::ops::RangeInclusive<usize> = 1..=100_000_000;
 const TEST: usize = 2_000;
 /// Grains of a surface along each side.
 const GRAINS: usize = 16;
@@ -56,7 +55,8 @@ impl Shapes {
             Some(text) => text.parse::<usize>().map_err(|_| wrong()),
         };
         let (side, count) = (number(SIDE)?, number(TRAIN)?);
-        if !SIDES.contains(&side) || !COUNTS.contains(&count) || parts.next().is_some() {
+        if !SIDES.contains(&side) || !(1..=MOST_SAMPLES).contains(&count) || parts.next().is_some()
+        {
             return Err(wrong());
         }
         let len = match options.split {
