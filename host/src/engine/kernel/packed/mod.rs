@@ -27,6 +27,8 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod register;
 pub mod rows;
 #[cfg(test)]
 mod tests;
