@@ -308,7 +308,7 @@ fn a_hugging_face_folder_of_sound_goes_through_a_run_and_comes_out_with_its_conf
     };
     let config = read(&place.read("folder/config.json"));
     let want = read(&std::fs::read_to_string(stored("hf_wave/config.json")).unwrap());
-    // What transformers calls it there is now the precision of the tensors, under another name.
+    // transformers 5 writes `dtype`, and reads either.
     for (key, value) in config.iter().filter(|(key, _)| *key != "torch_dtype") {
         assert_eq!(value, &want[key], "{key}");
     }
