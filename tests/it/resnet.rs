@@ -15,19 +15,32 @@ use pretext::module::registry::{Options, Role, backbone_options, find};
 use pretext::module::{Forward, Input, Module};
 use pretext::plugin::{Catalogue, SearchPath};
 use pretext::random::Stream;
+use pretext::run::write_tensors;
 use pretext::schedule::Progress;
 use pretext::state::{State, StepVars};
 use pretext::train::prepare::prepare;
 use pretext::train::views::random_views;
-use pretext_tests::built;
+use pretext::weights::{Expected, fit, read};
+use pretext_tests::parity::{Claim, Seen};
 use pretext_tests::reference::{Reference, difference};
+use pretext_tests::{Workplace, built, claims};
 use toml::Value;
 
-/// f32 through up to 26 convolutions and norms against f64. A norm over the 12 pixels of the last stage divides by
-/// a spread that may be small; the error grows from 2e-5 behind the first stage to 1e-4 behind the last.
-const FEATURES: f64 = 3e-4;
-/// f32 there and back against f64.
-const GRADIENTS: f64 = 1e-3;
+const TORCHVISION: &str = "torchvision's residual blocks, f64";
+
+claims! {
+    ASKED = "resnet", "features in evaluation, basic blocks and bottlenecks", TORCHVISION, 1e-5;
+    FILE = "resnet", "features with weights of a file that torchvision or timm wrote", TORCHVISION, 1e-5;
+    BASIC = "resnet", "basic blocks in training: features of every stage, running means and variances", TORCHVISION, 1e-5;
+    /// f32 there and back: PyTorch's own is off by 5e-6 to 1e-5.
+    BASIC_GRADIENTS = "resnet", "basic blocks: gradients to parameters", TORCHVISION, 5e-5;
+    /// 26 convolutions and norms, of which each divides by the spread of as few as 12 pixels: what goes in as f32
+    /// comes out multiplied. PyTorch's own f32 is off from its f64 by 1e-5 behind the first stage and, by the kernels it
+    /// takes, by 3e-5 to 1e-4 behind the last (`make.py --rounding`); three times its largest is allowed.
+    BOTTLENECKS = "resnet", "bottlenecks in training: features of every stage, running means and variances", TORCHVISION, 3e-4;
+    /// As above: PyTorch's own f32 is off by 1e-4 to 3e-4.
+    BOTTLENECK_GRADIENTS = "resnet", "bottlenecks: gradients to parameters", TORCHVISION, 1e-3;
+}
 
 /// A resnet with the stored weights and running statistics.
 struct Stored {
@@ -77,59 +90,92 @@ impl Stored {
         self.module.call(&forward, &inputs, outputs).unwrap()
     }
 
-    /// The largest difference of all gradients of sum(pooled * seed).
-    fn gradients(&self) -> f64 {
+    /// Compares all gradients of sum(pooled * seed).
+    fn gradients(&self, seen: &mut Seen, claim: &'static Claim) {
         let (tape, vars) = (Tape::default(), StepVars::learning(&self.state));
         let pooled = self.call(&tape, &vars, &["pooled"]);
         let seed = Var::constant(self.file.tensor("seed").clone());
         let product = mul(&tape, &pooled[0], &seed).unwrap();
         let arrived = tape.backward(&sum(&tape, &product, &[], false).unwrap()).unwrap();
-        let far = self.file.below("gradient.").into_iter().map(|(name, want)| {
+        for (name, want) in self.file.below("gradient.") {
             let id = self.state.find(name).expect(name);
             let gradient = arrived.get(&vars.used(id).expect(name)).expect(name);
-            difference(gradient, want, 0.0)
-        });
-        far.fold(0.0, f64::max)
+            seen.compare(claim, name, difference(gradient, want, 0.0));
+        }
     }
 }
 
-fn near(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
-    let far = difference(got, want, 0.0);
-    println!("{what}: {far:.1e}");
-    assert!(far < tolerance, "{what}: {far:.1e}");
-}
-
-fn check(name: &str) {
-    let resnet = Stored::open(name);
+fn check(name: &str, claim: &'static Claim, gradients: &'static Claim) {
+    let (resnet, mut seen) = (Stored::open(name), Seen::new());
     let asked = resnet.call(&Tape::default(), &StepVars::new(&resnet.state), &["pooled"]);
-    near("asked", asked[0].value(), resnet.file.tensor("asked"), FEATURES);
+    seen.compare(&ASKED, name, difference(asked[0].value(), resnet.file.tensor("asked"), 0.0));
     let (tape, vars) = (Tape::default(), StepVars::learning(&resnet.state));
     let names = ["pooled", "layer.1", "layer.2", "layer.3", "layer.4"];
     let out = resnet.call(&tape, &vars, &names);
-    near("pooled", out[0].value(), resnet.file.tensor("pooled"), FEATURES);
+    let far = difference(out[0].value(), resnet.file.tensor("pooled"), 0.0);
+    seen.compare(claim, "pooled", far);
     for (stage, got) in (1..).zip(&out[1..]) {
         let stored = resnet.file.tensor(&format!("stage.{stage}"));
         let pixels = stored.flatten_from(2).unwrap().transpose(1, 2).unwrap();
-        near(&format!("stage {stage}"), got.value(), &pixels, FEATURES);
+        seen.compare(claim, &format!("stage {stage}"), difference(got.value(), &pixels, 0.0));
     }
     let set: BTreeMap<_, _> = vars.take_buffers().into_iter().collect();
     for (name, want) in resnet.file.below("running_after.") {
         let id = resnet.state.find_buffer(name).expect(name);
-        near(name, &set[&id], want, FEATURES);
+        seen.compare(claim, name, difference(&set[&id], want, 0.0));
     }
-    let far = resnet.gradients();
-    println!("largest difference of a gradient: {far:.1e}");
-    assert!(far < GRADIENTS, "{far:.1e}");
+    resnet.gradients(&mut seen, gradients);
+    assert_eq!(seen.claims(), 3);
+    seen.finish();
 }
 
 #[test]
 fn a_network_of_basic_blocks_is_that_of_torchvision() {
-    check("basic");
+    check("basic", &BASIC, &BASIC_GRADIENTS);
 }
 
 #[test]
 fn a_network_of_bottlenecks_is_that_of_torchvision() {
-    check("bottleneck");
+    check("bottleneck", &BOTTLENECKS, &BOTTLENECK_GRADIENTS);
+}
+
+#[test]
+fn a_file_with_torchvisions_names_fills_a_network_with_running_statistics_and_all() {
+    let (place, mut resnet) = (Workplace::new(), Stored::open("bottleneck"));
+    let parts = ["weights.", "running."].map(|part| resnet.file.below(part));
+    let stored: Vec<(String, Tensor)> = parts
+        .into_iter()
+        .flatten()
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect();
+    let wanted: Vec<(String, Tensor)> =
+        stored.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like().unwrap())).collect();
+    let one = Tensor::new(&[1_i64], &candle_core::Device::Cpu).unwrap();
+    let classifier = resnet.file.tensor("seed").get(0).unwrap();
+    let more = [("bn1.num_batches_tracked".to_owned(), one), ("fc.bias".to_owned(), classifier)];
+    let path = place.path().join("resnet.safetensors");
+    let all: Vec<(String, Tensor)> = stored.into_iter().chain(more).collect();
+    write_tensors(&path, &all).unwrap();
+    let expected = Expected { kind: "resnet", tensors: wanted, grid: [0, 0], norm_eps: None };
+    let mut put = |name: &str, value: Tensor| {
+        let (parameter, buffer) = (resnet.state.find(name), resnet.state.find_buffer(name));
+        match parameter {
+            Some(id) => resnet.state.assign(id, &value).unwrap(),
+            None => resnet.state.set_buffer(buffer.expect(name), value).unwrap(),
+        }
+    };
+    for (name, zeros) in &expected.tensors {
+        put(name, zeros.clone());
+    }
+    let (fitted, notes) = fit(read(&path).unwrap(), &expected).unwrap();
+    assert!(notes.len() == 1 && notes[0].contains("2 tensors of"), "{notes:?}");
+    for (name, value) in fitted {
+        put(&name, value);
+    }
+    let asked = resnet.call(&Tape::default(), &StepVars::new(&resnet.state), &["pooled"]);
+    let mut seen = Seen::new();
+    seen.compare(&FILE, "asked", difference(asked[0].value(), resnet.file.tensor("asked"), 0.0));
+    seen.finish();
 }
 
 #[test]

@@ -9,11 +9,18 @@ use pretext::metric::Features;
 use pretext::probe::knn::Labelled;
 use pretext::probe::linear;
 use pretext_tests::binary::Workplace;
+use pretext_tests::claims;
+use pretext_tests::parity::Seen;
 use pretext_tests::reference::{Reference, difference, elements};
 use pretext_tests::tree::root;
 
 /// What f32 leaves of a sum of squares under a logarithm, relative to the size of all values.
 const TOLERANCE: f64 = 1e-4;
+
+claims! {
+    MFCC = "sound", "MFCC with slopes and slopes of slopes", "torchaudio's `compliance.kaldi` and `compute_deltas`, f64", TOLERANCE;
+    LOG_MEL = "sound", "log-mel spectrogram", "torchaudio's `compliance.kaldi`, f64", TOLERANCE;
+}
 
 fn tensor(values: &[f32], shape: &[usize]) -> candle_core::Tensor {
     candle_core::Tensor::from_slice(values, shape, &candle_core::Device::Cpu).expect("a tensor")
@@ -22,7 +29,7 @@ fn tensor(values: &[f32], shape: &[usize]) -> candle_core::Tensor {
 #[test]
 fn mfcc_and_spectrograms_are_torchaudios() {
     let reference = Reference::open("sound/features.safetensors");
-    let cases = reference.json("cases");
+    let (cases, mut seen) = (reference.json("cases"), Seen::new());
     for (i, case) in cases.as_array().expect("a list of cases").iter().enumerate() {
         let number = |key: &str| case[key].as_u64().expect("a number");
         let wave: Vec<f32> = elements(reference.tensor(&format!("c{i}.wave")))
@@ -36,7 +43,7 @@ fn mfcc_and_spectrograms_are_torchaudios() {
             reference.tensor(&format!("c{i}.mfcc")),
             1e-3,
         );
-        assert!(far < TOLERANCE, "mfcc of case {i}: {far:e}");
+        seen.compare(&MFCC, &format!("case {i}"), far);
         let mut picture = Vec::new();
         let frames = Spectrogram::new(rate, bands).log_mel(&wave, &mut picture);
         let far = difference(
@@ -44,8 +51,10 @@ fn mfcc_and_spectrograms_are_torchaudios() {
             reference.tensor(&format!("c{i}.log_mel")),
             1e-3,
         );
-        assert!(far < TOLERANCE, "log mel of case {i}: {far:e}");
+        seen.compare(&LOG_MEL, &format!("case {i}"), far);
     }
+    assert_eq!(seen.claims(), 2);
+    seen.finish();
 }
 
 /// Mean and deviation of MFCC and slopes, `[N, 52]`, and the classes.

@@ -16,16 +16,33 @@ use pretext::schedule::Progress;
 use pretext::state::{State, StepVars};
 use pretext::train::prepare::{Prepared, prepare};
 use pretext::train::views::{BatchViews, Fields};
-use pretext_tests::reference::{Reference, difference};
-use pretext_tests::{Workplace, built};
+use pretext_tests::parity::{Claim, Seen};
+use pretext_tests::reference::{Reference, difference, elements};
+use pretext_tests::{Workplace, built, claims};
 use serde_json::Value;
 
+const LIGHTLY: &str = "lightly's `SwaVLoss`, f64";
+const PYTORCH: &str = "lightly's loss and head, torchvision's blocks, PyTorch's SGD with LARC by its formula and AdamW, f64";
 /// The loss and its gradient: f32 against f64. Scores over 0.03 lose 5 bits in the exponential.
 const LOSS: f64 = 1e-5;
-/// Gradients of the whole network, f32 there and back through 9 batch norms against f64.
-const GRADIENT: f64 = 1e-4;
-/// Every parameter after one step and after ten.
+/// One whole step, and ten.
 const STEP: [f64; 2] = [1e-4, 1e-3];
+
+claims! {
+    LOSS_ALONE = "swav", "loss without a queue", LIGHTLY, LOSS;
+    LOSS_QUEUE = "swav", "loss with a queue", LIGHTLY, LOSS;
+    LOSS_GRADIENT = "swav", "loss: gradient to every score, with and without a queue", LIGHTLY, LOSS;
+    /// A code is what a gradient lacks to a probability: a difference of f32 numbers of size 1.
+    CODES = "swav", "codes of both crops, with and without a queue, as the gradient has them", LIGHTLY, LOSS;
+    /// f32 there and back through 9 batch norms against f64.
+    GRADIENT = "swav", "whole network: gradient to every parameter", PYTORCH, 1e-4;
+    ONE_LOSS = "swav", "one whole step: loss", PYTORCH, STEP[0];
+    ONE = "swav", "one whole step: every parameter", PYTORCH, STEP[0];
+    TEN_LOSSES = "swav", "ten whole steps, with a queue once it is full: losses", PYTORCH, STEP[1];
+    TEN = "swav", "ten whole steps, with a queue once it is full: every parameter", PYTORCH, STEP[1];
+    TEN_QUEUES = "swav", "ten whole steps: queues, filled from the first step or from a later one", PYTORCH, STEP[1];
+    TEN_RUNNING = "swav", "ten whole steps: running means and variances", PYTORCH, STEP[1];
+}
 /// A bias in front of a batch norm, which changes nothing: its true gradient is 0. lightly has none there.
 const IDLE: &str = "head.layers.0.bias";
 
@@ -78,75 +95,88 @@ fn count(case: &Value, key: &str) -> usize {
     case[key].as_u64().unwrap_or_else(|| panic!("no count `{key}` in {case}")) as usize
 }
 
-/// Fails where `far` is above `tolerance`; returns it.
-fn held(what: &str, far: f64, tolerance: f64) -> f64 {
-    assert!(far <= tolerance, "{what}: {far:.1e}");
-    far
+/// The recipe of one case of the loss, on vectors that are scores.
+fn loss_recipe(case: &Value, source: &str) -> String {
+    format!(
+        "method = \"swav\"
+        data = {{ source = \"{source}\" }}
+        backbone = {{ kind = \"identity\" }}
+        train = {{ batch = {} }}
+        [options]
+        modality = \"vector\"
+        head = false
+        local_crops = {}
+        temperature = {:?}
+        epsilon = {:?}
+        sinkhorn_iterations = {}
+        queue_length = {}
+        queue_start_epoch = 0",
+        count(case, "batch"),
+        count(case, "locals"),
+        number(case, "temperature"),
+        number(case, "epsilon"),
+        count(case, "iterations"),
+        count(case, "queue"),
+    )
+}
+
+/// The codes of the two assigned crops `[2, B, K]`, from gradients `[V, B, K]` of the loss: an assigned crop
+/// learns from the other's codes alone, by (softmax - code) / (2 (V - 1) B T).
+fn codes(scores: &Tensor, gradients: &Tensor, temperature: f64) -> Tensor {
+    let &[crops, batch, _] = scores.dims() else { panic!("scores [V, B, K]") };
+    let scale = 2.0 * (crops - 1) as f64 * batch as f64 * temperature;
+    let code = |learner: usize| {
+        let scores = scores.get(learner)?.to_dtype(candle_core::DType::F64)?;
+        let exp = (scores / temperature)?.exp()?;
+        let softmax = exp.broadcast_div(&exp.sum_keepdim(1)?)?;
+        let gradient = gradients.get(learner)?.to_dtype(candle_core::DType::F64)?;
+        softmax - (gradient * scale)?
+    };
+    Tensor::stack(&[code(1).unwrap(), code(0).unwrap()], 0).unwrap()
 }
 
 #[test]
-fn the_loss_and_its_gradient_are_those_of_lightly_with_and_without_queue() {
+fn the_loss_its_gradient_and_codes_are_those_of_lightly_with_and_without_queue() {
     let file = Reference::open("swav/loss.safetensors");
-    let (mut largest, place) = ([0.0_f64; 2], Workplace::new());
+    let (mut seen, place) = (Seen::new(), Workplace::new());
     for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
-        let scores = file.tensor(&format!("c{c}.scores"));
+        let at = |name: &str| file.tensor(&format!("c{c}.{name}"));
+        let scores = at("scores");
         let source = place.path().join(format!("vectors{c}.safetensors"));
         scores.get(0).unwrap().save_safetensors("x", &source).unwrap();
-        let recipe = format!(
-            "method = \"swav\"
-            data = {{ source = \"{}\" }}
-            backbone = {{ kind = \"identity\" }}
-            train = {{ batch = {} }}
-            [options]
-            modality = \"vector\"
-            head = false
-            local_crops = {}
-            temperature = {:?}
-            epsilon = {:?}
-            sinkhorn_iterations = {}
-            queue_length = {}
-            queue_start_epoch = 0",
-            source.display(),
-            count(case, "batch"),
-            count(case, "locals"),
-            number(case, "temperature"),
-            number(case, "epsilon"),
-            count(case, "iterations"),
-            count(case, "queue"),
-        );
-        let mut prepared = prepared(&recipe);
+        let mut prepared = prepared(&loss_recipe(case, &source.display().to_string()));
         let state = &mut prepared.trainer.state;
+        let queued = count(case, "queue") > 0;
         for name in ["queue_0", "queue_1"] {
-            if let Some(id) = state.find_buffer(name) {
-                state.set_buffer(id, file.tensor(&format!("c{c}.{name}")).clone()).unwrap();
+            let found = state.find_buffer(name);
+            assert_eq!(found.is_some(), queued, "case {c}: {name}");
+            if let Some(id) = found {
+                state.set_buffer(id, at(name).clone()).unwrap();
             }
         }
         let tape = Tape::default();
         let crops = 0..scores.dims()[0];
         let leaves: Vec<Var> = crops.map(|v| tape.leaf(scores.get(v).unwrap())).collect();
         // So many steps that the queue is full.
-        let at = Progress { step: 1000, steps_per_epoch: 10, total_steps: 2000 };
+        let progress = Progress { step: 1000, steps_per_epoch: 10, total_steps: 2000 };
         let views = Leaves(by_view(leaves.clone()));
         let told = {
             let vars = StepVars::new(state);
-            learn(&tape, &vars, &mut prepared.session, &views, at)
+            learn(&tape, &vars, &mut prepared.session, &views, progress)
         };
         let arrived = tape.backward(&told.loss).unwrap();
         let gradients: Vec<Tensor> =
             leaves.iter().map(|leaf| arrived.get(leaf).unwrap().clone()).collect();
-        let want = file.tensor(&format!("c{c}.loss"));
-        let loss = told.loss.value().reshape(want.dims()).unwrap();
-        let far = held(&format!("loss of case {c}"), difference(&loss, want, 0.0), LOSS);
-        largest[0] = largest[0].max(far);
-        let want = file.tensor(&format!("c{c}.gradient"));
-        let gradient = Tensor::stack(&gradients, 0).unwrap();
-        let far = held(&format!("gradient of case {c}"), difference(&gradient, want, 0.0), LOSS);
-        largest[1] = largest[1].max(far);
+        let gradients = Tensor::stack(&gradients, 0).unwrap();
+        let (case_name, loss) = (format!("case {c}"), told.loss.value().reshape(1).unwrap());
+        let claim = if queued { &LOSS_QUEUE } else { &LOSS_ALONE };
+        seen.compare(claim, &case_name, difference(&loss, at("loss"), 0.0));
+        seen.compare(&LOSS_GRADIENT, &case_name, difference(&gradients, at("gradient"), 0.0));
+        let codes = codes(scores, &gradients, number(case, "temperature"));
+        seen.compare(&CODES, &case_name, difference(&codes, at("codes"), 0.0));
     }
-    println!(
-        "largest difference of the loss {:.1e}, of its gradient {:.1e}",
-        largest[0], largest[1]
-    );
+    assert_eq!(seen.claims(), 4);
+    seen.finish();
 }
 
 /// The recipe of the stored steps.
@@ -188,7 +218,7 @@ fn step_recipe(s: &Value) -> String {
         epsilon = {epsilon:?}
         sinkhorn_iterations = {iterations}
         queue_length = {queue}
-        queue_start_epoch = 0",
+        queue_start_epoch = {queue_start}",
         batch = count(s, "batch"),
         width = count(s, "width"),
         steps = count(s, "steps"),
@@ -205,6 +235,8 @@ fn step_recipe(s: &Value) -> String {
         epsilon = number(s, "epsilon"),
         iterations = count(s, "iterations"),
         queue = count(s, "queue"),
+        // An epoch is one step.
+        queue_start = count(s, "queue_start"),
     )
 }
 
@@ -240,52 +272,57 @@ fn batch(file: &Reference, step: usize) -> BatchViews {
     BatchViews::recorded(by_view(crops(file, step)).into_iter().map(fields).collect())
 }
 
-/// The largest difference of a parameter from those stored under `prefix`.
-fn parameters(state: &State, file: &Reference, prefix: &str, tolerance: f64) -> f64 {
-    let far = file.below(prefix).into_iter().map(|(name, want)| {
+/// Compares every parameter with those stored under `prefix`.
+fn parameters(
+    seen: &mut Seen,
+    claim: &'static Claim,
+    state: &State,
+    file: &Reference,
+    prefix: &str,
+) {
+    for (name, want) in file.below(prefix) {
         let id = state.find(&format!("student.{name}")).expect(name);
-        held(&format!("{prefix}{name}"), difference(&state.get(id).value, want, 0.0), tolerance)
-    });
-    far.fold(0.0, f64::max)
+        let far = difference(&state.get(id).value, want, 0.0);
+        seen.compare(claim, &format!("{prefix}{name}"), far);
+    }
 }
 
-fn buffers(state: &State, file: &Reference) -> f64 {
-    let stored = file
-        .below("running_after.")
-        .into_iter()
-        .map(|(name, want)| (format!("student.{name}"), want));
-    let queues = ["queue_0", "queue_1"].map(|name| (name.to_owned(), file.tensor(name)));
-    let far = stored.chain(queues).filter(|(name, _)| !name.ends_with("head.norms.0.running_mean"));
-    let far = far.map(|(name, want)| {
-        let id = state.find_buffer(&name).expect(&name);
-        held(&name, difference(state.get_buffer(id), want, 0.0), STEP[1])
-    });
-    far.fold(0.0, f64::max)
+/// Compares queues and running statistics; of a bias in front of a norm a running mean keeps what rounding moved.
+fn buffers(seen: &mut Seen, state: &State, file: &Reference) {
+    let far = |name: &str, want: &Tensor| {
+        let id = state.find_buffer(name).expect(name);
+        difference(state.get_buffer(id), want, 0.0)
+    };
+    for name in ["queue_0", "queue_1"] {
+        seen.compare(&TEN_QUEUES, name, far(name, file.tensor(name)));
+    }
+    for (name, want) in file.below("running_after.") {
+        if !name.ends_with("head.norms.0.running_mean") {
+            seen.compare(&TEN_RUNNING, name, far(&format!("student.{name}"), want));
+        }
+    }
 }
 
 fn check_steps(path: &str) {
     let file = Reference::open(path);
     let Prepared { mut session, mut trainer, total_steps, steps_per_epoch, .. } = started(&file);
-    let mut largest = [0.0_f64; 4];
+    assert_eq!((total_steps, steps_per_epoch), (10, 1));
+    let mut seen = Seen::new();
     for step in 0..total_steps as usize {
         let at = Progress { step: step as u64, steps_per_epoch, total_steps };
         let taken = trainer.step(&mut session, at, || Ok(batch(&file, step))).unwrap();
         let want = file.tensor(&format!("loss.{step}"));
         let loss = Tensor::new(&[taken.loss], &Device::Cpu).unwrap();
-        let tolerance = if step == 0 { STEP[0] } else { STEP[1] };
-        let far = held(&format!("loss of step {step}"), difference(&loss, want, 0.0), tolerance);
-        largest[0] = largest[0].max(far);
+        let claim = if step == 0 { &ONE_LOSS } else { &TEN_LOSSES };
+        seen.compare(claim, &format!("step {step} of {path}"), difference(&loss, want, 0.0));
         if step == 0 {
-            largest[1] = parameters(&trainer.state, &file, "after.0.", STEP[0]);
+            parameters(&mut seen, &ONE, &trainer.state, &file, "after.0.");
         }
     }
-    largest[2] = parameters(&trainer.state, &file, "after.9.", STEP[1]);
-    largest[3] = buffers(&trainer.state, &file);
-    let [loss, one, ten, buffers] = largest;
-    println!(
-        "largest difference of {path}: loss {loss:.1e}, parameters after one step {one:.1e} and after \
-         ten {ten:.1e}, buffers {buffers:.1e}"
-    );
+    parameters(&mut seen, &TEN, &trainer.state, &file, "after.9.");
+    buffers(&mut seen, &trainer.state, &file);
+    assert_eq!(seen.claims(), 6);
+    seen.finish();
 }
 
 #[test]
@@ -301,12 +338,13 @@ fn a_first_steps_gradients_are_those_of_pytorch() {
     let at = Progress { step: 0, steps_per_epoch: 1, total_steps: 10 };
     let told = learn(&tape, &vars, &mut session, &views, at);
     let arrived = tape.backward(&told.loss).unwrap();
-    let far = file.below("gradient.").into_iter().map(|(name, want)| {
+    let mut seen = Seen::new();
+    for (name, want) in file.below("gradient.") {
         let id = trainer.state.find(&format!("student.{name}")).expect(name);
         let gradient = vars.used(id).and_then(|leaf| arrived.get(&leaf).cloned()).expect(name);
-        held(name, difference(&gradient, want, 0.0), GRADIENT)
-    });
-    println!("largest difference of a gradient: {:.1e}", far.fold(0.0, f64::max));
+        seen.compare(&GRADIENT, name, difference(&gradient, want, 0.0));
+    }
+    seen.finish();
 }
 
 #[test]
@@ -327,6 +365,6 @@ fn a_bias_in_front_of_a_batch_norm_gets_no_gradient_worth_the_name() {
     let at = Progress { step: 0, steps_per_epoch, total_steps };
     trainer.step(&mut session, at, || Ok(batch(&file, 0))).unwrap();
     let id = trainer.state.find(&format!("student.{IDLE}")).unwrap();
-    let moved = pretext_tests::reference::elements(&trainer.state.get(id).value);
+    let moved = elements(&trainer.state.get(id).value);
     assert!(moved.iter().all(|x| x.abs() < 1e-5), "{moved:?}");
 }

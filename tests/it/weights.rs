@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use pretext::engine::{Tape, Var};
 use pretext::module::declare::Declare;
 use pretext::module::registry::{Options, Role, find};
-use pretext::module::{Forward, Input};
+use pretext::module::{Forward, Input, Module};
 use pretext::random::Stream;
 use pretext::state::{State, StepVars};
 use pretext::weights::{Expected, fit, read};
@@ -25,6 +25,7 @@ claims! {
     TIMM_REGISTERS = "vit", "features with weights of a timm file with registers", "timm's `VisionTransformer`, f64", 1e-4;
     TIMM_RESIZED = "vit", "features with weights of a timm file for another grid", "timm's blocks on positions resized by PyTorch, f64", 1e-4;
     HF = "vit", "features with weights of a Hugging Face folder", "transformers' `ViTModel`, f64", 1e-4;
+    HF_WAVE = "wave", "features with weights of a Hugging Face folder", "transformers' `HubertModel`, f64", 1e-4;
 }
 
 fn stored(name: &str) -> PathBuf {
@@ -41,36 +42,70 @@ fn options(more: &[(&str, i64)]) -> BTreeMap<String, toml::Value> {
     all.map(|(name, value)| ((*name).to_owned(), toml::Value::Integer(*value))).collect()
 }
 
-/// Compares what a backbone with the weights in `name` makes of stored images; returns the notes.
+/// A backbone with the weights in `name`, and the notes.
+struct Loaded {
+    state: State,
+    module: Rc<dyn Module>,
+    notes: Vec<String>,
+}
+
+impl Loaded {
+    fn open(
+        kind: &str,
+        given: &BTreeMap<String, toml::Value>,
+        shape: &[usize],
+        name: &str,
+    ) -> Self {
+        let def = find(Role::Backbone, kind).unwrap();
+        let mut state = State::new(0);
+        let declare = Declare::new(&mut state, "", true);
+        let module = (def.build)(&Options::new(def, given).unwrap(), shape, declare).unwrap();
+        let grid = ["rows", "cols"].map(|fact| module.fact(fact).unwrap_or(0) as usize);
+        let tensors =
+            state.parameters().iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+        let eps = given.get("norm_eps").and_then(toml::Value::as_float).unwrap_or(1e-6);
+        let norm_eps = (kind == "vit").then_some(eps);
+        let expected = Expected { kind, tensors, grid, norm_eps };
+        let (tensors, notes) = fit(read(&stored(name)).unwrap(), &expected).unwrap();
+        for (name, tensor) in tensors {
+            let id = state.find(&name).unwrap();
+            state.assign(id, &tensor).unwrap();
+        }
+        Self { state, module, notes }
+    }
+
+    /// Compares `outputs` with the values stored under `values`; returns the notes.
+    fn check(
+        self,
+        claim: &'static Claim,
+        values: &str,
+        (name, input): (&str, &Tensor),
+        outputs: [&str; 2],
+    ) -> Vec<String> {
+        let file = Reference::open("weights/values.safetensors");
+        let (tape, vars) = (Tape::default(), StepVars::new(&self.state));
+        let stream = Rc::new(RefCell::new(Stream::new(0, "test", 0, 0)));
+        let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
+        let inputs = [Input { name: name.to_owned(), value: Var::constant(input.clone()) }];
+        let got = self.module.call(&forward, &inputs, &outputs).unwrap();
+        let mut seen = Seen::new();
+        for (output, got) in outputs.iter().zip(got) {
+            let want = file.tensor(&format!("{values}.{output}"));
+            let far = difference(got.value(), want, 0.0);
+            seen.compare(claim, &format!("{values}, {output}"), far);
+        }
+        seen.finish();
+        self.notes
+    }
+}
+
+/// Compares what a `vit` with the weights in `name` makes of stored images; returns the notes.
 fn check(claim: &'static Claim, name: &str, values: &str, more: &[(&str, i64)]) -> Vec<String> {
     let file = Reference::open("weights/values.safetensors");
     let images = if values == "timm_resized" { "small_images" } else { "images" };
-    let images = file.tensor(images).clone();
-    let def = find(Role::Backbone, "vit").unwrap();
-    let mut state = State::new(0);
-    let declare = Declare::new(&mut state, "", true);
-    let shape = &images.dims()[1..];
-    let module = (def.build)(&Options::new(def, &options(more)).unwrap(), shape, declare).unwrap();
-    let grid = ["rows", "cols"].map(|fact| module.fact(fact).unwrap() as usize);
-    let tensors = state.parameters().iter().map(|p| (p.name.clone(), p.value.clone())).collect();
-    let expected = Expected { kind: "vit", tensors, grid };
-    let (tensors, notes) = fit(read(&stored(name)).unwrap(), &expected).unwrap();
-    for (name, tensor) in tensors {
-        let id = state.find(&name).unwrap();
-        state.assign(id, &tensor).unwrap();
-    }
-    let (tape, vars) = (Tape::default(), StepVars::new(&state));
-    let stream = Rc::new(RefCell::new(Stream::new(0, "test", 0, 0)));
-    let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
-    let inputs = [Input { name: "images".to_owned(), value: Var::constant(images) }];
-    let outputs = ["cls", "tokens"];
-    let mut seen = Seen::new();
-    for (output, got) in outputs.iter().zip(module.call(&forward, &inputs, &outputs).unwrap()) {
-        let want = file.tensor(&format!("{values}.{output}"));
-        seen.compare(claim, &format!("{values}, {output}"), difference(got.value(), want, 0.0));
-    }
-    seen.finish();
-    notes
+    let images = file.tensor(images);
+    let loaded = Loaded::open("vit", &options(more), &images.dims()[1..], name);
+    loaded.check(claim, values, ("images", images), ["cls", "tokens"])
 }
 
 #[test]
@@ -96,6 +131,52 @@ fn positions_for_another_grid_are_resized_and_that_is_said() {
 fn weights_of_a_hugging_face_folder_give_its_features() {
     let notes = check(&HF, "hf_vit", "hf_vit", &[]);
     assert!(notes.len() == 1 && notes[0].contains("`pooler.dense.bias`"), "{notes:?}");
+}
+
+#[test]
+fn another_constant_of_layer_norms_is_noted_and_an_option_takes_it() {
+    let (place, file) = (Workplace::new(), Reference::open("weights/values.safetensors"));
+    std::fs::create_dir(place.path().join("folder")).expect("a folder");
+    let model = std::fs::read(stored("hf_vit/model.safetensors")).unwrap();
+    place.write("folder/model.safetensors", model);
+    let config = std::fs::read_to_string(stored("hf_vit/config.json")).unwrap();
+    let other = config.replace("\"layer_norm_eps\": 1e-06", "\"layer_norm_eps\": 0.1");
+    assert_ne!(config, other);
+    place.write("folder/config.json", other);
+    let (images, folder) = (file.tensor("images"), place.path().join("folder"));
+    let folder = folder.to_str().expect("a path of letters");
+    let mut given = options(&[]);
+    let notes = Loaded::open("vit", &given, &images.dims()[1..], folder).notes;
+    let hint = "set `backbone.norm_eps=1e-1` to have the same";
+    assert!(notes.iter().any(|note| note.contains(hint)), "{notes:?}");
+    given.insert("norm_eps".to_owned(), toml::Value::Float(0.1));
+    let loaded = Loaded::open("vit", &given, &images.dims()[1..], folder);
+    let notes = loaded.check(&HF, "hf_vit_eps", ("images", images), ["cls", "tokens"]);
+    assert!(!notes.iter().any(|note| note.contains("norm_eps")), "{notes:?}");
+}
+
+/// The words for a `wave` of the size of the stored one.
+const WAVE: [&str; 9] = [
+    "width=24",
+    "depth=2",
+    "heads=2",
+    "mlp_ratio=2.0",
+    "conv_widths=[8, 12, 12]",
+    "conv_kernels=[10, 3, 2]",
+    "conv_strides=[5, 2, 2]",
+    "position_kernel=8",
+    "position_groups=4",
+];
+
+#[test]
+fn weights_of_a_hugging_face_folder_of_sound_give_its_features() {
+    let table: toml::Table = WAVE.join("\n").parse().expect("TOML");
+    let options = table.into_iter().chain([("mask_token".to_owned(), toml::Value::Boolean(true))]);
+    let file = Reference::open("weights/values.safetensors");
+    let waveforms = file.tensor("waveforms");
+    let loaded = Loaded::open("wave", &options.collect(), &waveforms.dims()[1..], "hf_wave");
+    let notes = loaded.check(&HF_WAVE, "hf_wave", ("waveforms", waveforms), ["frames", "tokens"]);
+    assert!(notes.is_empty(), "{notes:?}");
 }
 
 /// A run of one step that changes nothing of the student, from the weights at `init`.
@@ -205,6 +286,31 @@ fn a_hugging_face_folder_goes_through_a_run_and_comes_out_with_its_configuration
         "architectures",
     ] {
         assert_eq!(config[key], want[key], "{key}");
+    }
+}
+
+#[test]
+fn a_hugging_face_folder_of_sound_goes_through_a_run_and_comes_out_with_its_configuration() {
+    let place = Workplace::new();
+    let init = format!("init={}", stored("hf_wave").display());
+    let words =
+        ["train", "hubert", "run=it", "n=16", "batch=4", "backbone=wave", "mask_token=true"];
+    let still = ["train.steps=1", "lr=0", "lr_final=0", "weight_decay=0", "probe.every=0", &init];
+    let short =
+        ["options.max_seconds=0.2", "iterations=1", "features_first=layer", "options.layer=1"];
+    let fast = ["clusters_first=4", "cluster_tries=1", "cluster_epochs=1", "bank=8", "queries=8"];
+    place.pretext(&[&words[..], &WAVE, &still, &short, &fast].concat()).assert_done();
+    export(&place, "hf", "folder");
+    let written = tensors(&place.path().join("folder/model.safetensors"));
+    assert_same(&written, &tensors(&stored("hf_wave/model.safetensors")));
+    let read = |text: &str| -> serde_json::Map<String, Value> {
+        serde_json::from_str(text).expect("JSON")
+    };
+    let config = read(&place.read("folder/config.json"));
+    let want = read(&std::fs::read_to_string(stored("hf_wave/config.json")).unwrap());
+    // transformers 5 writes `dtype`, and reads either.
+    for (key, value) in config.iter().filter(|(key, _)| *key != "torch_dtype") {
+        assert_eq!(value, &want[key], "{key}");
     }
 }
 

@@ -21,7 +21,7 @@ use crate::engine::ops::narrow::narrow;
 use crate::state::{Init, ParamId, State, StepVars};
 use crate::{Error, Result};
 
-/// What keeps a layer norm's variance from 0, as in DINO and timm's `ViT`.
+/// What keeps a layer norm's variance from 0 where nothing else is asked for, as in DINO and timm's `ViT`.
 pub const EPS: f64 = 1e-6;
 
 /// A layer norm over the last dimension, with the parameters `weight` and `bias` `[D]`.
@@ -36,12 +36,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Declares it under `name`, with [`EPS`].
-    pub fn declare(declare: &mut Declare<'_>, name: &str, width: usize) -> Result<Self> {
-        Self::with_eps(declare, name, width, EPS)
-    }
-
-    /// Declares it under `name`, with another `eps`.
+    /// Declares it under `name`.
     pub fn with_eps(declare: &mut Declare<'_>, name: &str, width: usize, eps: f64) -> Result<Self> {
         let weight = declare.parameter(&join(name, "weight"), &[width], ONES)?;
         let bias = declare.parameter(&join(name, "bias"), &[width], ZEROS)?;
@@ -72,6 +67,8 @@ pub struct Shape {
     pub drop_path: f64,
     /// Where layer scales start; 0 for none.
     pub layer_scale: f64,
+    /// What keeps a layer norm's variance from 0.
+    pub norm_eps: f64,
     /// The first so many blocks keep their input only, and are computed again on the way back.
     pub checkpoint_blocks: usize,
 }
@@ -112,11 +109,11 @@ impl Block {
                 .transpose()
         };
         let block = Self {
-            norm1: Norm::declare(d, &at("norm1"), width)?,
+            norm1: Norm::with_eps(d, &at("norm1"), width, shape.norm_eps)?,
             qkv: Linear::declare(d, &at("attn.qkv"), (width, 3 * width), shape.qkv_bias)?,
             proj: Linear::declare(d, &at("attn.proj"), (width, width), true)?,
             scale1: scale(d, "ls1.gamma")?,
-            norm2: Norm::declare(d, &at("norm2"), width)?,
+            norm2: Norm::with_eps(d, &at("norm2"), width, shape.norm_eps)?,
             fc1: Linear::declare(d, &at("mlp.fc1"), (width, hidden), true)?,
             fc2: Linear::declare(d, &at("mlp.fc2"), (hidden, width), true)?,
             scale2: scale(d, "ls2.gamma")?,
@@ -272,12 +269,13 @@ impl Transformer {
             qkv_bias: options.flag("qkv_bias"),
             drop_path: options.float("drop_path"),
             layer_scale: options.float("layer_scale"),
+            norm_eps: EPS,
             checkpoint_blocks: options.size("checkpoint_blocks").unwrap_or(0),
         };
         let stack = Stack::declare(&mut declare, &shape)?;
         let norm = options
             .flag("norm")
-            .then(|| Norm::declare(&mut declare, "norm", shape.width))
+            .then(|| Norm::with_eps(&mut declare, "norm", shape.width, EPS))
             .transpose()?;
         Ok(Self { stack, norm, shape, parameters: declare.finish() })
     }

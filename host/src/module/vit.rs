@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::declare::{Declare, WEIGHT, ZEROS};
 use super::position::{Kind as Place, Positions};
 use super::registry::{Kind, ModuleDef, OptionDef, Options, Role};
-use super::transformer::{CHECKPOINTS, CHECKPOINTS_HELP, Norm, Shape, Stack, layer_of};
+use super::transformer::{CHECKPOINTS, CHECKPOINTS_HELP, EPS, Norm, Shape, Stack, layer_of};
 use super::{Forward, Input, Module, input, optional_input, select};
 use crate::engine::Var;
 use crate::engine::ops::add::add;
@@ -75,6 +75,7 @@ fn shape_of(options: &Options) -> Shape {
         qkv_bias: options.flag("qkv_bias"),
         drop_path: options.float("drop_path"),
         layer_scale: options.float("layer_scale"),
+        norm_eps: options.float("norm_eps"),
         checkpoint_blocks: options.size("checkpoint_blocks").unwrap_or(0),
     }
 }
@@ -138,7 +139,7 @@ impl Vit {
         let mask_count = usize::from(options.flag("mask_token"));
         let mask_token = token(&mut d, "mask_token", mask_count, ZEROS)?;
         let stack = Stack::declare(&mut d, &shape)?;
-        let norm = Norm::declare(&mut d, "norm", dim)?;
+        let norm = Norm::with_eps(&mut d, "norm", dim, shape.norm_eps)?;
         let facts = vec![
             ("dim", dim as i64),
             ("depth", shape.depth as i64),
@@ -347,6 +348,11 @@ inventory::submit! {
                 name: "layer_scale",
                 kind: Kind::Float { default: Some(0.0), low: 0.0, high: 10.0 },
                 help: "where layer scales start; 0 for none",
+            },
+            OptionDef {
+                name: "norm_eps",
+                kind: Kind::Float { default: Some(EPS), low: 1e-16, high: 1.0 },
+                help: "what keeps a layer norm's variance from 0; some weights were trained with 1e-12",
             },
             OptionDef {
                 name: "checkpoint_blocks",

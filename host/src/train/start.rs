@@ -44,6 +44,7 @@ impl Start {
             kind,
             tensors: tensors_below(&trainer.state, student),
             grid: [fact("rows"), fact("cols")],
+            norm_eps: recipe.backbone.options.float("norm_eps"),
         };
         let (tensors, mut notes) = fit(read(Path::new(&recipe.init))?, &expected)?;
         let n = tensors.len();

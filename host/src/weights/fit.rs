@@ -7,7 +7,6 @@ use super::{Source, Tensors};
 use crate::engine::ops::resize_bicubic::resize_bicubic;
 use crate::engine::{Tape, Var};
 use crate::error::did_you_mean;
-use crate::module::transformer::EPS;
 use crate::run::NamedTensors;
 use crate::{Error, Result};
 
@@ -20,6 +19,8 @@ pub struct Expected<'a> {
     pub tensors: Vec<(String, Tensor)>,
     /// Rows and columns of its grid of tokens; zeros where it has none.
     pub grid: [usize; 2],
+    /// What keeps the variance of its layer norms from 0, where it can be chosen.
+    pub norm_eps: Option<f64>,
 }
 
 /// Tokens that a backbone may have and published weights need not: they stay as they start.
@@ -41,7 +42,7 @@ pub fn fit(source: Source, expected: &Expected<'_>) -> Result<(NamedTensors, Vec
         .hint(format!("set `backbone={}`", dialect.backbone)));
     }
     let mut notes: Vec<String> = left_out.into_iter().collect();
-    notes.extend(config.as_ref().and_then(|config| other_eps(config, expected.kind, &name)));
+    notes.extend(config.as_ref().and_then(|config| other_eps(config, expected.norm_eps?, &name)));
     let mut given = (dialect.import)(tensors, expected.grid)?;
     let mut pairs = Vec::with_capacity(expected.tensors.len());
     let mut missing = Vec::new();
@@ -155,10 +156,13 @@ fn placed(
     Ok(Tensor::cat(&[class, rows], 1)?)
 }
 
-/// Says that layer norms of the weights had another constant.
-fn other_eps(config: &Value, kind: &str, file: &str) -> Option<String> {
+/// Says that layer norms of the weights had another constant than `own`.
+fn other_eps(config: &Value, own: f64, file: &str) -> Option<String> {
     let eps = config.get("layer_norm_eps")?.as_f64()?;
-    (kind == "vit" && eps != EPS).then(|| {
-        format!("`{file}` was trained with layer_norm_eps {eps:e}, here it is {EPS:e}: features differ where tokens are small")
+    (eps != own).then(|| {
+        format!(
+            "`{file}` was trained with layer_norm_eps {eps:e}, here it is {own:e}: features differ where tokens \
+            are small; set `backbone.norm_eps={eps:e}` to have the same"
+        )
     })
 }

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use super::apart::{Thirds, apart};
 use super::{Dialect, Sizes, Tensors};
-use crate::module::transformer::EPS;
 use crate::{Error, Result};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -91,6 +90,10 @@ fn import(tensors: Tensors, _: [usize; 2]) -> Result<Tensors> {
 fn export(tensors: Tensors) -> Result<Tensors> {
     let mut theirs = Tensors::new();
     for (name, tensor) in tensors {
+        // `ViTModel` has one only where its constructor is asked for it, and features need none.
+        if name == "mask_token" {
+            continue;
+        }
         if let Some((_, other)) = OUTSIDE.iter().find(|(own, _)| *own == name) {
             theirs.insert((*other).to_owned(), tensor);
             continue;
@@ -138,7 +141,7 @@ fn config(tensors: &Tensors, sizes: &Sizes<'_>) -> Result<Value> {
         "patch_size": patch,
         "num_channels": dims("patch_embed.proj.weight").get(1),
         "qkv_bias": tensors.contains_key("blocks.0.attn.qkv.bias"),
-        "layer_norm_eps": EPS,
+        "layer_norm_eps": sizes.number("norm_eps")?,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -163,6 +166,15 @@ mod tests {
         let back = import(theirs, [1, 1]).unwrap();
         let again = storage::to_f32(&back["blocks.3.attn.qkv.weight"]).unwrap();
         assert_eq!(again, storage::to_f32(&qkv).unwrap());
+    }
+
+    #[test]
+    fn a_mask_token_comes_in_and_stays_here() {
+        let one = storage::tensor(vec![1.0_f32], (1, 1, 1)).unwrap();
+        let theirs = [("embeddings.mask_token".to_owned(), one.clone())].into();
+        assert!(import(theirs, [1, 1]).unwrap().contains_key("mask_token"));
+        let ours = ["cls_token", "mask_token"].map(|name| (name.to_owned(), one.clone())).into();
+        assert!(export(ours).unwrap().keys().eq(["embeddings.cls_token"]));
     }
 
     #[test]

@@ -100,10 +100,14 @@ fn config(tensors: &Tensors, sizes: &Sizes<'_>) -> Result<Value> {
         "do_stable_layer_norm": false,
         "layer_norm_eps": EPS,
         "hidden_act": "gelu",
-        "mask_time_prob": 0.0,
+        // Above 0 the model has a place for the mask embedding; it hides frames in its own training only.
+        "mask_time_prob": if tensors.contains_key("masked_spec_embed") { MASKED } else { 0.0 },
         "torch_dtype": "float32",
     }))
 }
+
+/// `HubertConfig`'s own share of hidden frames.
+const MASKED: f64 = 0.05;
 
 /// What keeps a layer norm's variance from 0, as in the authors' code.
 const EPS: f64 = 1e-5;

@@ -49,6 +49,12 @@ impl Sizes<'_> {
             .ok_or_else(|| Error::failed(format!("the backbone has no fact `{name}`")))
     }
 
+    /// An option that is a number.
+    fn number(&self, name: &str) -> Result<f64> {
+        let number = self.options.float(name);
+        number.ok_or_else(|| Error::failed(format!("the backbone has no number `{name}`")))
+    }
+
     /// An option that is a list of whole numbers.
     fn list(&self, name: &str) -> Result<Vec<i64>> {
         let list = self.options.numbers(name);

@@ -61,8 +61,10 @@ fn import(mut tensors: Tensors, grid: [usize; 2]) -> Result<Tensors> {
     Ok(tensors)
 }
 
-/// With registers the class token takes up its place, which `no_embed_class=True` then lacks.
+/// With registers the class token takes up its place, which `no_embed_class=True` then lacks. A mask token has no
+/// place there, and no part in features.
 fn export(mut tensors: Tensors) -> Result<Tensors> {
+    tensors.remove("mask_token");
     let class = count(&tensors, "cls_token");
     if count(&tensors, "reg_token") == 0 || class == 0 {
         return Ok(tensors);
@@ -111,6 +113,13 @@ mod tests {
     fn a_class_token_without_a_place_gets_the_place_0() {
         let ours = import(vit(&[4., 5., 6., 7.], &[]), [2, 2]).unwrap();
         assert_eq!(values(&ours, "pos_embed"), [0., 4., 5., 6., 7.]);
+    }
+
+    #[test]
+    fn a_mask_token_stays_here() {
+        let mut ours = vit(&[1., 4., 5., 6., 7.], &[]);
+        ours.insert("mask_token".to_owned(), tensor(&[3.0]));
+        assert!(!export(ours).unwrap().contains_key("mask_token"));
     }
 
     #[test]

@@ -8,10 +8,10 @@ Inputs and first weights are f32; everything is computed from them in f64.
 
 loss.safetensors: metadata `cases` is a JSON list of {"batch", "prototypes", "locals", "queue", "temperature", "epsilon",
 "iterations"}. Case `i` has `ci.scores` [V, B, K] (the two assigned crops first), `ci.queue_0` and `ci.queue_1` [L, K] where
-`queue` is above 0, `ci.loss` [1] and `ci.gradient` [V, B, K].
+`queue` is above 0, `ci.loss` [1], `ci.gradient` [V, B, K], and `ci.codes` [2, B, K] of the assigned crops.
 
 The other two: a narrow ResNet (../resnet/network.py), lightly's head with batch norm, prototypes whose rows are normalised in
-place before each forward pass and frozen at first, and a queue from the first step on. Metadata `settings`. `start.*` and
+place before each forward pass and frozen at first, and a queue from step `queue_start` on. Metadata `settings`. `start.*` and
 `running.*` are parameters and running statistics before; `globals.S.V` and `locals.S.V` two sets of views [B, 3, H, W], of
 which step J takes S = J mod 2; `gradient.*` the gradients of step 0; `loss.J` [1]; `after.0.*` and `after.9.*` the parameters
 after the first and the last step, `running_after.*` the running statistics after the last one, `queue_0` and `queue_1` [L, D]
@@ -21,11 +21,13 @@ the queue then. LARC is written from NVIDIA's formula without clipping, over all
 import json
 import pathlib
 import sys
+import unittest.mock
 
 import numpy
 import torch
 import torch.nn.functional as F
-from lightly.loss import SwaVLoss
+from lightly.loss import SwaVLoss, swav_loss
+from lightly.loss.swav_loss import sinkhorn
 from lightly.models.modules import SwaVProjectionHead
 from safetensors.numpy import save_file
 from torch import nn
@@ -44,8 +46,9 @@ LOSSES = [
 ]
 COMMON = {"batch": 8, "locals": 2, "size": 12, "local_size": 8, "width": 2, "hidden": 12, "dim": 6, "prototypes": 10,
           "queue": 16, "frozen": 2, "temperature": 0.1, "epsilon": 0.05, "iterations": 3, "steps": 10}
-LARC = COMMON | {"optimizer": "larc", "lr": 0.6, "momentum": 0.9, "trust": 0.001, "weight_decay": 1e-4}
-ADAMW = COMMON | {"optimizer": "adamw", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.04}
+LARC = COMMON | {"queue_start": 0, "optimizer": "larc", "lr": 0.6, "momentum": 0.9, "trust": 0.001, "weight_decay": 1e-4}
+ADAMW = COMMON | {"queue_start": 3, "optimizer": "adamw", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8,
+                  "weight_decay": 0.04}
 
 
 def stored(tensor, kind):
@@ -65,13 +68,17 @@ def loss_case(number, case, generator, tensors):
     # Cosines, so that they lie within 1.
     scores = exact(2 + n_locals, batch, k, generator=generator).tanh().float().double().requires_grad_()
     past = [exact(queue, k, generator=generator).tanh().float().double() for _ in range(2)] if queue else None
-    loss = objective(list(scores[:2]), list(scores[2:]), past)
+    codes = []
+    assign = lambda *arguments, **named: codes.append(sinkhorn(*arguments, **named)) or codes[-1]
+    with unittest.mock.patch.object(swav_loss, "sinkhorn", assign):
+        loss = objective(list(scores[:2]), list(scores[2:]), past)
     (gradient,) = torch.autograd.grad(loss, scores)
     tensors[f"c{number}.scores"] = stored(scores, numpy.float32)
     for i, rows in enumerate(past or []):
         tensors[f"c{number}.queue_{i}"] = stored(rows, numpy.float32)
     tensors[f"c{number}.loss"] = stored(loss, numpy.float64)
     tensors[f"c{number}.gradient"] = stored(gradient, numpy.float64)
+    tensors[f"c{number}.codes"] = stored(torch.stack([code[:batch] for code in codes]), numpy.float64)
     return {"batch": batch, "prototypes": k, "locals": n_locals, "queue": queue, "temperature": temperature,
             "epsilon": epsilon, "iterations": iterations}
 
@@ -125,14 +132,14 @@ def scale(network, s):
 
 
 def codes_and_loss(network, embedded, queue, s, step):
-    """The loss of a step; queues are pushed on after their use."""
+    """The loss of a step; queues are pushed on after their use, from the step on in which they start."""
     scores = network.prototypes(embedded).split(s["batch"])
     # The authors ask whether the last row is still 0.
     used = all(bool((rows[-1] != 0).any()) for rows in queue)
-    assert used == (step * s["batch"] >= s["queue"])
+    assert used == ((step - s["queue_start"]) * s["batch"] >= s["queue"])
     past = [network.prototypes(rows).detach() for rows in queue] if used else None
     loss = SwaVLoss(s["temperature"], s["iterations"], s["epsilon"])(list(scores[:2]), list(scores[2:]), past)
-    for i, rows in enumerate(queue):
+    for i, rows in enumerate(queue if step >= s["queue_start"] else []):
         own = embedded[i * s["batch"]:(i + 1) * s["batch"]].detach()
         rows.copy_(torch.cat([own, rows.clone()])[:len(rows)])
     return loss

@@ -4,10 +4,14 @@
     python tests/reference/weights/make.py
 
 timm.safetensors, timm_registers.safetensors: `state_dict()` of a `VisionTransformer`, the one with a classifier, the other with
-registers that have places. hf_vit/: what `ViTModel.save_pretrained` writes. values.safetensors: `images` [B, 3, S, S]; for each
-MODEL of timm, timm_registers, hf_vit, timm_resized: `MODEL.cls` [B, D], `MODEL.tokens` [B, N, D] in f64; timm_resized is timm on
-`small_images` of another size, its positions resized by PyTorch's bicubic interpolation. Metadata `settings`, and `names.timm`,
-`names.hf`: the names that each program gives the tensors of such a backbone, without heads.
+registers that have places. hf_vit/, hf_wave/: what `ViTModel.save_pretrained` and `HubertModel.save_pretrained` write.
+values.safetensors: `images` [B, 3, S, S] and `waveforms` [B, T]; `hf_wave.frames` [B, F, C] and `hf_wave.tokens` [B, F, D]; for each
+MODEL of timm, timm_registers, hf_vit, hf_vit_eps (whose layer norms have 0.1 where others have 1e-6), timm_resized: `MODEL.cls` [B, D],
+`MODEL.tokens` [B, N, D] in f64; timm_resized is timm on `small_images` of another size, its positions resized by PyTorch's bicubic
+interpolation. Metadata `settings`, and `names.timm`, `names.hf`: the names that each program gives the tensors of such a `vit`, without
+heads.
+
+by_hand.py beside this file does the same with models in their real sizes.
 """
 
 import json
@@ -18,11 +22,15 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from transformers import ViTConfig, ViTModel
+from transformers import HubertConfig, HubertModel, ViTConfig, ViTModel
 
 HERE = pathlib.Path(__file__).parent
 SETTINGS = {"size": 16, "small": 8, "patch": 4, "dim": 24, "depth": 2, "heads": 3, "registers": 2}
 BATCH = 3
+WAVE = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+        "conv_dim": [8, 12, 12], "conv_kernel": [10, 3, 2], "conv_stride": [5, 2, 2], "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 4}
+SAMPLES = 500
 
 
 def fill(model, generator):
@@ -42,11 +50,11 @@ def timm_vit(**options):
                              depth=SETTINGS["depth"], num_heads=SETTINGS["heads"], **options)
 
 
-def hf_vit():
-    """A small `ViTModel` with the layer norms' constant of timm."""
+def hf_vit(eps=1e-6):
+    """A small `ViTModel`, usually with the layer norms' constant of timm."""
     return ViTModel(ViTConfig(hidden_size=SETTINGS["dim"], num_hidden_layers=SETTINGS["depth"],
                               num_attention_heads=SETTINGS["heads"], intermediate_size=4 * SETTINGS["dim"],
-                              image_size=SETTINGS["size"], patch_size=SETTINGS["patch"], layer_norm_eps=1e-6))
+                              image_size=SETTINGS["size"], patch_size=SETTINGS["patch"], layer_norm_eps=eps))
 
 
 def resized(vit, images):
@@ -73,18 +81,34 @@ def main():
     images = torch.randn(BATCH, 3, SETTINGS["size"], SETTINGS["size"], generator=generator)
     small = torch.randn(BATCH, 3, SETTINGS["small"], SETTINGS["small"], generator=generator)
     tensors = {"images": images, "small_images": small}
-    plain, registers, hf = (model.double().eval() for model in (plain, registers, hf))
+    other = hf_vit(0.1)
+    other.load_state_dict(hf.state_dict())
+    plain, registers, hf, other = (model.double().eval() for model in (plain, registers, hf, other))
     with torch.no_grad():
         out = {"timm": plain.forward_features(images.double()),
                "timm_registers": registers.forward_features(images.double()),
                "timm_resized": resized(plain, small.double()),
-               "hf_vit": hf(images.double()).last_hidden_state}
+               "hf_vit": hf(images.double()).last_hidden_state,
+               "hf_vit_eps": other(images.double()).last_hidden_state}
     for name, tokens in out.items():
         before = 1 + (SETTINGS["registers"] if name == "timm_registers" else 0)
         tensors |= {f"{name}.cls": tokens[:, 0], f"{name}.tokens": tokens[:, before:]}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     metadata = {"settings": json.dumps(SETTINGS)} | {key: json.dumps(value) for key, value in names.items()}
+    tensors |= wave(torch.Generator().manual_seed(12))
     save_file(tensors, HERE / "values.safetensors", metadata=metadata)
+
+
+def wave(generator):
+    """Writes a small `HubertModel`; returns waveforms and what it makes of them."""
+    model = fill(HubertModel(HubertConfig(**WAVE)), generator).eval()
+    model.save_pretrained(HERE / "hf_wave")
+    waveforms = torch.randn(BATCH, SAMPLES, generator=generator)
+    model = model.double()
+    with torch.no_grad():
+        frames = model.feature_extractor(waveforms.double()).transpose(1, 2).contiguous()
+        tokens = model(waveforms.double()).last_hidden_state
+    return {"waveforms": waveforms, "hf_wave.frames": frames, "hf_wave.tokens": tokens}
 
 
 def saved(folder):
