@@ -21,7 +21,7 @@ pub struct Recipe {
     pub run: String,
     /// Folder in which runs lie.
     pub runs: PathBuf,
-    /// Where the network is computed: `cpu`.
+    /// Where the network is computed: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Arithmetic of matrix products.
     #[serde(with = "PrecisionWord")]

@@ -108,7 +108,11 @@ const TOP: &[Key] = &[
     int("seed", "0", 0.0, "seed of all randomness: weights, data order, views"),
     text("run", "\"\"", "name of the run folder; empty chooses one from method and data"),
     text("runs", "\"runs\"", "folder in which runs lie"),
-    choice("device", "\"cpu\"", &["cpu"], "where the network is computed"),
+    text(
+        "device",
+        "\"cpu\"",
+        "where the network is computed: `cpu`, or `cuda` or `cuda:N` in a build with CUDA",
+    ),
     choice(
         "precision",
         "\"f32\"",

@@ -41,7 +41,8 @@ pub fn read_all<T: WithDType, R, const N: usize>(
     let mut slices: [&[T]; N] = [&[]; N];
     for (slice, (guard, layout)) in slices.iter_mut().zip(&guards) {
         let Storage::Cpu(cpu) = &**guard else {
-            return Err(Error::failed("expected a tensor on the CPU"));
+            return Err(Error::failed("it has no kernel for a tensor that is not on the CPU")
+                .hint("train with `device=cpu`"));
         };
         let start = layout.start_offset();
         *slice = &T::cpu_storage_as_slice(cpu)?[start..start + layout.shape().elem_count()];
@@ -120,19 +121,41 @@ pub fn update<T: WithDType>(
     Ok(())
 }
 
-/// `target += source`, in place; `target` is contiguous or holds pictures with channels last.
-pub fn add_in_place(target: &Tensor, source: &Tensor) -> Result<()> {
+/// `target + source` of a target that nobody else holds: in place on the CPU, a fresh tensor elsewhere,
+/// where that costs the same traffic and memory comes from a pool. On the CPU `target` is contiguous or
+/// holds pictures with channels last.
+pub fn add_into(target: Tensor, source: &Tensor) -> Result<Tensor> {
+    if !target.device().is_cpu() {
+        return Ok((target + source)?);
+    }
     if !target.is_contiguous() && target.rank() == 4 {
         let turned = |tensor: &Tensor| tensor.permute((0, 2, 3, 1));
-        return add_contiguous(&turned(target)?, &turned(source)?);
+        add_contiguous(&turned(&target)?, &turned(source)?)?;
+    } else {
+        add_contiguous(&target, source)?;
     }
-    add_contiguous(target, source)
+    Ok(target)
 }
 
 fn add_contiguous(target: &Tensor, source: &Tensor) -> Result<()> {
     for_float!(target.dtype(), T => update::<T>(target, source, |target, source| {
         combine_in_place(Arithmetic::Add, target, source, Spread::Same);
     }))
+}
+
+/// Writes the elements of `source` over those of `target`: same shape and type, on one device.
+pub fn assign(target: &Tensor, source: &Tensor) -> Result<()> {
+    if target.device().is_cpu() {
+        return for_float!(target.dtype(), T => update::<T>(target, source, <[T]>::copy_from_slice));
+    }
+    if target.dims() != source.dims() {
+        return Err(Error::failed(format!(
+            "can't write {:?} over {:?}",
+            source.dims(),
+            target.dims()
+        )));
+    }
+    Ok(target.flatten_all()?.slice_set(&source.flatten_all()?.contiguous()?, 0, 0)?)
 }
 
 struct Update<T, F>(F, std::marker::PhantomData<fn(T)>);

@@ -117,7 +117,11 @@ pub(super) unsafe extern "C" fn tensor_from(
             let error = Error::failed(format!("{n} elements don't fill a shape of {shape:?}"));
             return Err(error.into());
         }
-        let tensor = Var::constant(storage::tensor(elements.to_vec(), shape)?);
+        let mut tensor = storage::tensor(elements.to_vec(), shape)?;
+        if let Ok(now) = context.now() {
+            tensor = tensor.to_device(now.forward().tape.device()).map_err(Error::from)?;
+        }
+        let tensor = Var::constant(tensor);
         Ok(put(out, context.give(tensor))?)
     })
 }

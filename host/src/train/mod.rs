@@ -5,6 +5,7 @@ pub mod evaluate;
 pub mod event;
 mod finish;
 pub mod inputs;
+mod on_device;
 pub mod optimizer;
 mod pace;
 mod page;

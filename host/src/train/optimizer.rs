@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::on_device::{Measured, Moments};
 use crate::engine::storage;
-use crate::state::{ParamId, State};
+use crate::state::{Group, ParamId, State};
 use crate::{Error, Result};
 
 /// Elements that one thread handles at a time; fixed, so that results don't depend on threads.
@@ -53,6 +54,16 @@ pub struct Rates {
     pub weight_decay: f64,
 }
 
+impl Rates {
+    /// What they are for the parameters of `group`.
+    pub(super) fn of(self, group: Group) -> Self {
+        Self {
+            lr: self.lr * group.lr_multiplier,
+            weight_decay: if group.weight_decay { self.weight_decay } else { 0.0 },
+        }
+    }
+}
+
 /// An optimiser and its moments.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -62,6 +73,8 @@ pub struct Optimizer {
     moments: Vec<[Vec<f32>; 2]>,
     /// How many updates each parameter got: Adam corrects its bias by them.
     counts: Vec<u64>,
+    /// Where parameters live on a device: the moments, there.
+    on_device: Moments,
 }
 
 impl Optimizer {
@@ -73,7 +86,31 @@ impl Optimizer {
             updates: 0,
             moments: (0..n).map(|_| [Vec::new(), Vec::new()]).collect(),
             counts: vec![0; n],
+            on_device: Moments::default(),
         }
+    }
+
+    /// Enqueues the updates of parameters that live on a device, by their `gradients` as `measured`.
+    pub(super) fn step_on_device(
+        &mut self,
+        state: &State,
+        gradients: &[(ParamId, Tensor)],
+        measured: &Measured,
+        rates: Rates,
+    ) -> Result<()> {
+        for (id, _) in gradients {
+            self.counts[id.0] += 1;
+        }
+        self.updates += 1;
+        self.on_device.step(state, gradients, measured, (self.rule, rates, &self.counts))
+    }
+
+    /// Takes back that the parameters of `gradients` were updated: a gate on their device kept them.
+    pub(super) fn forget(&mut self, gradients: &[(ParamId, Tensor)]) {
+        for (id, _) in gradients {
+            self.counts[id.0] -= 1;
+        }
+        self.updates -= 1;
     }
 
     /// Updates the parameters in place by their `gradients`.
@@ -98,11 +135,7 @@ impl Optimizer {
         rates: Rates,
     ) -> Result<()> {
         let parameter = state.get(id);
-        let group = parameter.group;
-        let rates = Rates {
-            lr: rates.lr * group.lr_multiplier,
-            weight_decay: if group.weight_decay { rates.weight_decay } else { 0.0 },
-        };
+        let rates = rates.of(parameter.group);
         let scale = self.scale(&parameter.value, gradient, rates)?;
         self.counts[id.0] += 1;
         let n = parameter.value.elem_count();
@@ -145,11 +178,15 @@ impl Optimizer {
     pub fn export(&self, state: &State) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = Vec::new();
         for (i, parameter) in state.parameters().iter().enumerate() {
-            for (moment, values) in ["first", "second"].iter().zip(&self.moments[i]) {
-                if !values.is_empty() {
-                    let tensor = storage::tensor(values.clone(), parameter.value.dims())?;
-                    tensors.push((format!("{}.{moment}", parameter.name), tensor));
-                }
+            let there = self.on_device.get(i);
+            let moments = ["first", "second"].iter().zip(&self.moments[i]).zip(there);
+            for ((moment, values), there) in moments {
+                let tensor = match there {
+                    Some(there) => there.clone(),
+                    None if values.is_empty() => continue,
+                    None => storage::tensor(values.clone(), parameter.value.dims())?,
+                };
+                tensors.push((format!("{}.{moment}", parameter.name), tensor));
             }
         }
         let counts: Vec<i64> = self.counts.iter().map(|count| *count as i64).collect();
@@ -177,7 +214,11 @@ impl Optimizer {
             let Some(id) = state.find(parameter) else {
                 return Err(Error::failed(format!("the run has no parameter `{parameter}`")));
             };
-            self.moments[id.0][place] = storage::to_f32(tensor)?;
+            if state.device().is_cpu() {
+                self.moments[id.0][place] = storage::to_f32(tensor)?;
+            } else {
+                self.on_device.set(state, id, place, tensor)?;
+            }
         }
         Ok(())
     }

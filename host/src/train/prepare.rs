@@ -8,6 +8,7 @@ use super::views::{BatchViews, largest_input, plan, random_views};
 use crate::config::{ClipMode, Data, OptimizerKind, Recipe, Train};
 use crate::data::dataset::{Content, Dataset, LabelRule, OpenOptions, Patterns, Split, open};
 use crate::data::view::ViewPlan;
+use crate::engine::device;
 use crate::module::Forward;
 use crate::plugin::{Building, Found, Session, Told, load};
 use crate::run::{Checkpoint, Record};
@@ -52,6 +53,7 @@ impl Learner for Session {
 /// # Errors
 /// When the data can't be opened, the method refuses its options, or the parts don't fit.
 pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
+    let device = device::open(&recipe.device)?;
     let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
     let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false);
     // Data without a test split is no error, but what the recipe names must be there.
@@ -76,6 +78,7 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
         backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
+    state.move_to(&device)?;
     if !recipe.train.decay_vectors {
         exempt_vectors(&mut state);
     }
@@ -278,6 +281,7 @@ fn memory(recipe: &Recipe, prepared: &mut Prepared) -> Result<u64> {
     // A trained parameter has its value, its gradient and two moments.
     let fixed = 4 * bytes(true) + bytes(false);
     let views = random_views(&prepared.plan, prepared.data.content(), FEW, recipe.seed)?;
+    let views = views.move_to(state.device())?;
     let at = Progress {
         step: 0,
         steps_per_epoch: prepared.steps_per_epoch,

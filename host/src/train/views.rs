@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::data::batch::Batch;
 use crate::data::dataset::Content;
@@ -120,6 +120,17 @@ impl BatchViews {
             views.push(copies);
         }
         Ok(Self { views, samples })
+    }
+
+    /// The same views on `device`.
+    ///
+    /// # Errors
+    /// When the device has no room for them.
+    pub fn move_to(mut self, device: &Device) -> Result<Self> {
+        for (_, tensor) in self.views.iter_mut().flatten().flat_map(|fields| &mut fields.0) {
+            *tensor = tensor.to_device(device)?;
+        }
+        Ok(self)
     }
 
     /// Views given as tensors, `[B, ...]` each, by view and copy: for recorded batches.

@@ -25,7 +25,7 @@ pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
 }
 
 fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let same = a.dims() == b.dims() && a.dtype() == b.dtype();
+    let same = a.dims() == b.dims() && a.dtype() == b.dtype() && a.device().is_cpu();
     if !(same && matches!(a.dtype(), DType::F32 | DType::F64)) {
         return Ok(a.broadcast_add(b)?);
     }

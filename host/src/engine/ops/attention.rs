@@ -5,8 +5,8 @@ use candle_core::WithDType;
 use crate::engine::kernel::attention::{self as kernel, Scores, Sizes};
 use crate::engine::kernel::{Float, threads};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// softmax(scale q k^T) v for every head of `qkv` `[B, N, 3 D]`, laid out as (3, heads, D / heads):
@@ -35,6 +35,9 @@ pub(super) fn self_attention(
     }
     let sizes = Sizes { batch, tokens, heads, head_dim: packed / (3 * heads) };
     let scale = if scale == 0.0 { 1.0 / (sizes.head_dim as f64).sqrt() } else { scale };
+    if tape.portable(qkv) && lengths.is_none() {
+        return portable::attention::attention(tape, qkv, sizes, scale);
+    }
     for_float!(qkv.dtype(), T => fused::<T>(tape, op, (qkv, lengths), sizes, scale))
 }
 

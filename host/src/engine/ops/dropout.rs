@@ -18,6 +18,17 @@ pub fn dropout(tape: &Tape, x: &Var, p: f64, stream: &RefCell<Stream>) -> Result
     if let Some(y) = without_draws(tape, "dropout", x, p)? {
         return Ok(y);
     }
+    if tape.portable(x) {
+        // The host's draws, as on the CPU: what they leave of ones is the mask.
+        let draws = stream.borrow_mut().set_aside(kernel::blocks(x.value().elem_count()));
+        let ones = vec![1.0_f32; x.value().elem_count()];
+        let mask = storage::tensor(kernel::dropout(&ones, p, &draws).0, x.dims())?;
+        let mask = mask.to_dtype(x.dtype())?.to_device(x.device())?;
+        let value = tape.timed("dropout", || x.value() * &mask)?;
+        return Ok(tape.record("dropout", &[x], value, move |gradient, inputs| {
+            inputs.add(0, (gradient.tensor() * mask)?)
+        }));
+    }
     for_float!(x.dtype(), T => {
         let (value, kept) = tape.timed("dropout", || -> Result<_> {
             let n = x.value().elem_count();

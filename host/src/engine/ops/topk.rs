@@ -27,8 +27,9 @@ pub fn topk(x: &Var, k: usize) -> Result<(Tensor, Tensor)> {
     if let Some(last) = shape.last_mut() {
         *last = k;
     }
+    // Sorted on the host, wherever the tensor lies: it serves probes and choices, no step.
     let top = storage::tensor(top, shape.as_slice())?.to_dtype(x.dtype())?;
-    Ok((top, storage::tensor(places, shape)?))
+    Ok((top.to_device(x.device())?, storage::tensor(places, shape)?.to_device(x.device())?))
 }
 
 fn call(_: &Tape, args: &Args<'_>) -> Result<Vec<Var>> {
