@@ -305,6 +305,16 @@ impl<'a> StepVars<'a> {
         Self { learns: true, ..Self::new(state) }
     }
 
+    /// Parameters that stand on a tape already, and no others: `state` is empty.
+    pub fn given(state: &'a State, parameters: impl IntoIterator<Item = (ParamId, Var)>) -> Self {
+        let mut vars = Vec::new();
+        for (ParamId(id), var) in parameters {
+            vars.resize(vars.len().max(id + 1), None);
+            vars[id] = Some(var);
+        }
+        Self { vars: RefCell::new(vars), ..Self::learning(state) }
+    }
+
     /// Whether this is a step of training.
     pub fn learns(&self) -> bool {
         self.learns

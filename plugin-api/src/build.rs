@@ -4,6 +4,7 @@
 use crate::abi::call::{self, Held};
 use crate::abi::value::{Handle, Value};
 use crate::error::{Error, Result};
+use crate::stage;
 use crate::tensor::Tensor;
 
 /// How a parameter or buffer starts.
@@ -144,6 +145,14 @@ impl<'a> From<&'a str> for Setting<'a> {
 pub struct Builder(pub(crate) ());
 
 impl Builder {
+    /// Which of the run's trainings this is, from 0.
+    ///
+    /// # Errors
+    /// When an earlier declaration failed.
+    pub fn training(&self) -> Result<usize> {
+        stage::training()
+    }
+
     /// The student's backbone, as the recipe asks for it.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use crate::build::Builder;
 use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::option::Options;
+use crate::stage::StagePlan;
 use crate::step::Step;
 use crate::view::{View, ViewPlan, Views};
 
@@ -60,6 +61,7 @@ fn table<M: Method>() -> MethodTableRef {
         build: build::<M>,
         step: step::<M>,
         destroy: destroy::<M>,
+        stages: stages::<M>,
     }
     .leak_into_prefix()
 }
@@ -95,6 +97,11 @@ unsafe fn with<M: Method>(
         return status::INVALID_HANDLE;
     };
     guarded(boxed.host, || body(boxed))
+}
+
+unsafe extern "C" fn stages<M: Method>(instance: *mut Instance) -> Status {
+    // SAFETY: the host calls with what `create` gave, one call at a time.
+    unsafe { with::<M>(instance, |_| M::stages(Options(()), &mut StagePlan(()))) }
 }
 
 unsafe extern "C" fn plan<M: Method>(instance: *mut Instance) -> Status {

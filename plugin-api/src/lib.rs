@@ -4,7 +4,8 @@
 //! ([`Descriptor`]), what it wants to see ([`ViewPlan`]) and what it learns ([`Builder`]), and computes a
 //! loss ([`Method::step`]) from tensors that the host owns ([`Tensor`]). It contains no `unsafe`.
 //!
-//! Read in this order: [`method`], [`descriptor`], [`view`], [`build`], [`tensor`], [`step`].
+//! Read in this order: [`method`], [`descriptor`], [`view`], [`build`], [`tensor`], [`step`], and [`stage`]
+//! where one training is not enough.
 
 pub mod abi;
 pub mod build;
@@ -15,6 +16,7 @@ pub mod metadata;
 pub mod method;
 pub mod ops;
 pub mod option;
+pub mod stage;
 pub mod step;
 pub mod tensor;
 pub mod view;
@@ -26,6 +28,7 @@ pub use descriptor::{Descriptor, OptionKind, OptionSpec};
 pub use error::{Error, Result};
 pub use method::Method;
 pub use option::Options;
+pub use stage::{Clustering, Features, StagePlan};
 pub use step::Step;
 pub use tensor::{Kept, Tensor, no_grad};
 pub use view::{View, ViewPlan, ViewRequest, Views};

@@ -4,6 +4,7 @@ use crate::build::Builder;
 use crate::descriptor::Descriptor;
 use crate::error::Result;
 use crate::option::Options;
+use crate::stage::StagePlan;
 use crate::step::Step;
 use crate::tensor::Tensor;
 use crate::view::{ViewPlan, Views};
@@ -12,6 +13,17 @@ use crate::view::{ViewPlan, Views};
 pub trait Method: Sized + 'static {
     /// What can be known of it without running it.
     const DESCRIPTOR: Descriptor;
+
+    /// Declares the stages and trainings of the run, in order. Without any the method is trained once.
+    ///
+    /// `plan`, `build` and `step` then run once per training, each time in a new instance, and are told
+    /// which one it is by `training()` of what they get.
+    ///
+    /// # Errors
+    /// When options don't fit each other, or the host refuses a stage.
+    fn stages(_options: Options, _run: &mut StagePlan) -> Result<()> {
+        Ok(())
+    }
 
     /// Asks for views. Runs before data is opened.
     ///

@@ -2,6 +2,7 @@
 
 use crate::abi::call::{self, Held};
 use crate::error::{Error, Result};
+use crate::stage;
 use crate::tensor::Tensor;
 
 /// The present step.
@@ -54,6 +55,14 @@ impl Step {
     /// When an earlier op of the callback failed.
     pub fn world(&self) -> Result<usize> {
         Ok(Self::fact("world")? as usize)
+    }
+
+    /// Which of the run's trainings this is, from 0.
+    ///
+    /// # Errors
+    /// When an earlier op of the callback failed.
+    pub fn training(&self) -> Result<usize> {
+        stage::training()
     }
 
     /// Records a figure of this step: a tensor of one element, not read before it is written down.

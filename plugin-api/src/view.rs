@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::abi::call;
 use crate::abi::value::{Handle, Value};
 use crate::error::{Error, Result};
+use crate::stage;
 use crate::tensor::Tensor;
 
 /// A view that a method asks for: a kind with a revision, copies, and the kind's settings.
@@ -46,7 +47,7 @@ impl ViewRequest {
         self
     }
 
-    /// Sets a word, such as the name of the view that a mask covers.
+    /// Sets a word, such as the name of another view or of a stage.
     #[must_use]
     pub fn text(mut self, key: &'static str, value: &str) -> Self {
         self.settings.push((key, Setting::Text(value.to_owned())));
@@ -68,6 +69,14 @@ pub struct ViewPlan {
 }
 
 impl ViewPlan {
+    /// Which of the run's trainings this is, from 0.
+    ///
+    /// # Errors
+    /// When an earlier declaration failed.
+    pub fn training(&self) -> Result<usize> {
+        stage::training()
+    }
+
     /// Asks for a view.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ const TINY: &[&str] = &[
     "dino",
     "n=64",
     "batch=8",
+    "backbone=vit",
     "patch=8",
     "width=16",
     "depth=1",

@@ -26,14 +26,43 @@ fn a_misspelt_command_is_refused_with_its_neighbour() {
 }
 
 #[test]
-fn an_unknown_flag_is_asked_wrongly() {
-    let refused = pretext(&["doctor", "--nosuch"]);
-    assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""));
-    assert!(
-        refused.stderr.starts_with("error: unexpected argument '--nosuch'"),
-        "{}",
-        refused.stderr
+fn wrong_flags_are_refused_with_a_hint() {
+    let cases: &[(&[&str], &str, &str)] = &[
+        (
+            &["doctor", "--nosuch"],
+            "unexpected argument `--nosuch` found",
+            "`pretext COMMAND --help` lists what it takes",
+        ),
+        (
+            &["train", "dino", "--resum"],
+            "unexpected argument `--resum` found",
+            "did you mean `--resume`?",
+        ),
+        (
+            &["train", "dino", "--lr=1"],
+            "unexpected argument `--lr` found",
+            "`pretext COMMAND --help` lists what it takes",
+        ),
+        (
+            &["export", "runs/it"],
+            "the following required arguments were not provided: --out <PATH>",
+            "`pretext COMMAND --help` lists what it takes",
+        ),
+    ];
+    for (words, error, hint) in cases {
+        pretext(words).assert_refused(error, hint);
+    }
+}
+
+#[test]
+fn runs_of_a_folder_that_is_not_there_are_asked_wrongly() {
+    let place = Workplace::new();
+    place.pretext(&["runs", "nowhere"]).assert_refused(
+        "there is no folder `nowhere`",
+        "name the folder that runs lie in, such as `pretext runs runs`",
     );
+    assert_eq!(place.pretext(&["runs", "nowhere", "--json"]).code, Some(2));
+    place.pretext(&["runs"]).assert_done();
 }
 
 #[test]

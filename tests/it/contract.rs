@@ -26,6 +26,38 @@ fn package(folder: &Path, version: &str) -> PathBuf {
     api
 }
 
+/// Makes of a copy of the contract's package in `api` that of contract 1.0: without the slot `stages`.
+fn first_contract(api: &Path) {
+    let edit = |file: &str, edits: &[(&str, &str)]| {
+        let path = api.join("src").join(file);
+        let mut text = std::fs::read_to_string(&path).expect("a file of the package");
+        for (now, then) in edits {
+            assert!(text.contains(now), "{file} has no `{now}`");
+            text = text.replace(now, then);
+        }
+        std::fs::write(path, text).expect("the file can be written");
+    };
+    edit("abi/mod.rs", &[("MINOR: u16 = 1", "MINOR: u16 = 0")]);
+    let slot = "    /// 1.1: declares the stages and trainings of the run; runs after `create`, before `plan`.\n    #[sabi(missing_field(option))]\n    pub stages: unsafe extern \"C\" fn(*mut Instance) -> Status,\n";
+    edit("abi/method.rs", &[(slot, "")]);
+    edit("export.rs", &[("        stages: stages::<M>,\n", "")]);
+}
+
+#[test]
+fn a_plugin_of_contract_1_0_trains_on_this_host() {
+    let place = Workplace::new();
+    let api = package(place.path(), "0.1.0");
+    first_contract(&api);
+    let library =
+        build_against(&api, "contrast", "contrast-of-1-0", &place.path().join("contrast"));
+    let library = library.display().to_string();
+    let info = place.pretext(&["plugin", "info", "contrast", "--plugin", &library, "--json"]);
+    assert!(info.stdout.contains("\"contract\":\"1.0\""), "{}", info.stdout);
+    let words = ["train", "contrast", "run=it", "steps=3", "--plugin", &library];
+    place.pretext(&words).assert_done();
+    assert!(place.path().join("runs/it/report.html").is_file());
+}
+
 #[test]
 fn a_plugin_built_with_another_version_of_the_package_trains() {
     let place = Workplace::new();

@@ -123,7 +123,7 @@ fn a_loss_of_many_numbers_is_refused_with_its_shape() {
 
 #[test]
 fn a_loss_that_is_not_finite_stops_the_run_before_it_spoils_anything() {
-    let hint = "try a lower `lr` or a longer warm-up, in a new run";
+    let hint = "add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`";
     fails_in_step_3("step_nan", "the loss is NaN", hint);
 }
 

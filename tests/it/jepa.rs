@@ -2,7 +2,6 @@
 //! and its masks against sampled statistics.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use candle_core::{Device, Tensor};
@@ -23,16 +22,29 @@ use pretext::schedule::Progress;
 use pretext::state::{ParamId, StepVars};
 use pretext::train::prepare::{Prepared, prepare};
 use pretext::train::views::{BatchViews, Fields};
-use pretext_tests::built;
+use pretext_tests::parity::Seen;
 use pretext_tests::reference::{Reference, difference, elements};
+use pretext_tests::{built, claims};
 use serde_json::Value;
 
-/// The loss and its gradients to features and predictor, f32 against f64.
-const LOSS: f64 = 1e-5;
-/// Gradients of the whole network, f32 there and back against f64.
-const GRADIENT: f64 = 1e-5;
-/// Losses and every parameter after one whole step and after ten, which move a weight by about 1e-2.
-const STEP: f64 = 1e-5;
+const PAPER: &str = "a network written from the paper, f64";
+const PYTORCH: &str = "a network written from the paper and PyTorch's AdamW, f64";
+const SAMPLED: &str = "the authors' sampling, written anew in NumPy";
+
+claims! {
+    /// f32 against f64.
+    LOSS = "jepa", "loss", PAPER, 1e-5;
+    TO_FEATURES = "jepa", "loss: gradient to the features", PAPER, 1e-5;
+    TO_PREDICTOR = "jepa", "loss: gradient to every parameter of the predictor", PAPER, 1e-5;
+    /// f32 there and back against f64.
+    GRADIENT = "jepa", "whole network: gradient to every parameter", PYTORCH, 1e-5;
+    /// Ten steps move a weight by about 1e-2.
+    STEP_LOSS = "jepa", "one and ten whole steps: losses", PYTORCH, 1e-5;
+    STEP_STUDENT = "jepa", "one and ten whole steps: every parameter of the student", PYTORCH, 1e-5;
+    STEP_TEACHER = "jepa", "one and ten whole steps: every parameter of the teacher", PYTORCH, 1e-5;
+    LENGTHS = "jepa", "masks on 14 x 14 and 16 x 16, official and corrected: mean lengths, in standard errors", SAMPLED, 5.0;
+    PLACES = "jepa", "masks on 14 x 14 and 16 x 16, official and corrected: share of each patch, in standard errors", SAMPLED, 5.0;
+}
 
 /// A network without weights over pictures `[B, 2 D, rows, cols]`: their first D channels are a student's
 /// tokens, the others a teacher's.
@@ -128,32 +140,6 @@ fn options(case: &Value) -> String {
     )
 }
 
-/// What differs by more than its tolerance, and the largest difference seen of each thing.
-#[derive(Default)]
-struct Compared {
-    largest: BTreeMap<&'static str, (f64, String)>,
-    wrong: Vec<String>,
-}
-
-impl Compared {
-    fn compare(&mut self, what: &'static str, place: &str, far: f64, tolerance: f64) {
-        if far > tolerance || far.is_nan() {
-            self.wrong.push(format!("{what} of {place}: {far:.1e}"));
-        }
-        let largest = self.largest.entry(what).or_default();
-        if far >= largest.0 {
-            *largest = (far, place.to_owned());
-        }
-    }
-
-    fn finish(self) {
-        for (what, (far, place)) in &self.largest {
-            println!("largest difference of {what}: {far:.1e} ({place})");
-        }
-        assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
-    }
-}
-
 /// A batch whose picture is a leaf of the tape.
 struct Watched {
     image: Var,
@@ -205,7 +191,7 @@ fn tokens(planes: &Tensor) -> Tensor {
 #[test]
 fn the_loss_and_its_gradients_are_those_of_the_papers_network() {
     let file = Reference::open("jepa/loss.safetensors");
-    let mut compared = Compared::default();
+    let mut seen = Seen::new();
     for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
         let at = |what: &str| file.tensor(&format!("c{c}.{what}"));
         let (grid, dim) = ([count(case, "rows"), count(case, "cols")], count(case, "dim"));
@@ -237,22 +223,22 @@ fn the_loss_and_its_gradients_are_those_of_the_papers_network() {
         let vars = StepVars::new(&prepared.trainer.state);
         let told = learn(&tape, &vars, &mut prepared.session, &views);
         let loss = told.loss.value().reshape(1).unwrap();
-        compared.compare("loss", &format!("c{c}"), difference(&loss, at("loss"), 0.0), LOSS);
+        seen.compare(&LOSS, &format!("c{c}"), difference(&loss, at("loss"), 0.0));
         let arrived = tape.backward(&told.loss).unwrap();
         let gradient = arrived.get(&views.image).unwrap();
         let student = tokens(&gradient.narrow(1, 0, dim).unwrap());
         let far = difference(&student, at("gradient.student"), 0.0);
-        compared.compare("gradient to features", &format!("c{c}"), far, LOSS);
+        seen.compare(&TO_FEATURES, &format!("c{c}"), far);
         let teacher = elements(&gradient.narrow(1, dim, dim).unwrap());
         assert!(teacher.iter().all(|&x| x == 0.0), "case {c}: the teacher learned");
         for (name, want) in file.below(&format!("c{c}.gradient.predictor.")) {
             let id = prepared.trainer.state.find(&format!("student.predictor.{name}")).expect(name);
             let got = vars.used(id).and_then(|leaf| arrived.get(&leaf).cloned()).expect(name);
             let far = difference(&defined(name, &got), &defined(name, want), 0.0);
-            compared.compare("gradient to the predictor", &format!("c{c}.{name}"), far, LOSS);
+            seen.compare(&TO_PREDICTOR, &format!("c{c}.{name}"), far);
         }
     }
-    compared.finish();
+    seen.finish();
 }
 
 /// `value` of parameter `name` without the biases of keys. Those add the same to every score of a query,
@@ -334,38 +320,38 @@ fn a_first_steps_gradients_are_those_of_pytorch() {
     let vars = StepVars::new(&prepared.trainer.state);
     let told = learn(&tape, &vars, &mut prepared.session, &views);
     let arrived = tape.backward(&told.loss).unwrap();
-    let mut compared = Compared::default();
+    let mut seen = Seen::new();
     for (name, want) in file.below("gradient.") {
         let id = prepared.trainer.state.find(&format!("student.{name}")).expect(name);
         let got = vars.used(id).and_then(|leaf| arrived.get(&leaf).cloned()).expect(name);
         let far = difference(&defined(name, &got), &defined(name, want), 0.0);
-        compared.compare("gradient", name, far, GRADIENT);
+        seen.compare(&GRADIENT, name, far);
     }
-    compared.finish();
+    seen.finish();
 }
 
 #[test]
 fn one_whole_step_and_ten_end_in_the_weights_of_pytorch() {
     let file = Reference::open("jepa/step.safetensors");
     let Prepared { mut session, mut trainer, total_steps, steps_per_epoch, .. } = started(&file);
-    let mut compared = Compared::default();
+    let mut seen = Seen::new();
     for step in 0..total_steps as usize {
         let at = Progress { step: step as u64, steps_per_epoch, total_steps };
         let taken = trainer.step(&mut session, at, || Ok(batch(&file, step))).unwrap();
         let loss = Tensor::new(&[taken.loss], &Device::Cpu).unwrap();
         let far = difference(&loss, file.tensor(&format!("loss.{step}")), 0.0);
-        compared.compare("loss", &format!("step {step}"), far, STEP);
-        for network in ["student", "teacher"] {
+        seen.compare(&STEP_LOSS, &format!("step {step}"), far);
+        for (network, claim) in [("student", &STEP_STUDENT), ("teacher", &STEP_TEACHER)] {
             for (name, want) in file.below(&format!("{network}.{step}.")) {
                 let id = trainer.state.find(&format!("{network}.{name}")).expect(name);
                 let got = defined(name, &trainer.state.get(id).value);
                 let far = difference(&got, &defined(name, want), 0.0);
-                compared.compare(network, &format!("{name} after step {step}"), far, STEP);
+                seen.compare(claim, &format!("{name} after step {step}"), far);
             }
         }
     }
-    assert_eq!(compared.largest.len(), 3);
-    compared.finish();
+    assert_eq!(seen.claims(), 3);
+    seen.finish();
 }
 
 /// How often each patch lies in a mask, as a share of masks, and the lengths of each batch's masks.
@@ -404,10 +390,15 @@ fn sampled(side: usize, corrected: bool, batch: usize, batches: u64) -> Statisti
     all
 }
 
+/// How many standard errors `difference` is; none where both are 0.
+fn errors(difference: f64, error: f64) -> f64 {
+    if difference == 0.0 { 0.0 } else { difference.abs() / error }
+}
+
 #[test]
 fn the_masks_have_the_statistics_of_the_authors_sampling() {
     const BATCHES: u64 = 500;
-    let file = Reference::open("jepa/masks.safetensors");
+    let (file, mut seen) = (Reference::open("jepa/masks.safetensors"), Seen::new());
     for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
         let (side, corrected) = (count(case, "side"), case["corrected"] == true);
         let got = sampled(side, corrected, count(case, "batch"), BATCHES);
@@ -416,18 +407,23 @@ fn the_masks_have_the_statistics_of_the_authors_sampling() {
         for dim in 0..2 {
             let mean = got.lengths.iter().map(|l| l[dim]).sum::<f64>() / BATCHES as f64;
             let (want, std) = (stored[2 * dim], stored[2 * dim + 1]);
-            // Five deviations of a mean over so many batches.
-            let most = 5.0 * std / (BATCHES as f64).sqrt();
-            assert!((mean - want).abs() < most, "{place}: {mean} {want} {most}");
+            // Of a mean over so many batches.
+            let error = std / (BATCHES as f64).sqrt();
+            seen.compare(&LENGTHS, &place, errors(mean - want, error));
         }
         for (name, got) in [("target", &got.target), ("context", &got.context)] {
             let want = elements(file.tensor(&format!("c{c}.{name}")));
             for (patch, (got, want)) in got.iter().zip(&want).enumerate() {
                 // Patches of one batch share their sizes and cuts, so a batch counts once or twice.
-                let most = 5.0 * (want * (1.0 - want) / BATCHES as f64).sqrt();
-                assert!((got - want).abs() <= most, "{place}: {name} {patch}: {got} {want}");
+                let error = (want * (1.0 - want) / BATCHES as f64).sqrt();
+                seen.compare(
+                    &PLACES,
+                    &format!("{place}, {name} {patch}"),
+                    errors(got - want, error),
+                );
                 assert_eq!(*got > 0.0, *want > 0.0, "{place}: {name} {patch}");
             }
         }
     }
+    seen.finish();
 }

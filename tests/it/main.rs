@@ -13,13 +13,19 @@ mod dino;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hubert;
+#[cfg(test)]
 mod jepa;
+#[cfg(test)]
+mod kmeans;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod optim;
 #[cfg(test)]
 mod outside;
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod probe;
 #[cfg(test)]
@@ -31,6 +37,12 @@ mod resume;
 #[cfg(test)]
 mod sound;
 #[cfg(test)]
+mod stages;
+#[cfg(test)]
+mod step;
+#[cfg(test)]
+mod step_page;
+#[cfg(test)]
 mod swav;
 #[cfg(test)]
 mod tidy;
@@ -40,3 +52,5 @@ mod transforms;
 mod vit;
 #[cfg(test)]
 mod wave;
+#[cfg(test)]
+mod weights;

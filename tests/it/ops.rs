@@ -9,6 +9,8 @@ use candle_core::{DType, Tensor};
 use pretext::engine::op::catalogue;
 use pretext::engine::{Arg, Args, Gradient, OpDef, Precision, Tape, Var};
 use pretext::random::Stream;
+use pretext_tests::claims;
+use pretext_tests::parity::{Claim, Seen};
 use pretext_tests::reference::{Reference, difference, elements};
 use serde_json::Value;
 
@@ -24,18 +26,28 @@ enum Form {
 /// Inputs and seeds are of size 1: a result below a tenth of that was made by cancellation.
 const LEAST: f64 = 0.1;
 
-/// The largest allowed [`difference`].
-fn tolerance(op: &str, case: usize, form: Form) -> f64 {
+const PYTORCH: &str = "PyTorch and lightly, f64";
+
+claims! {
+    EVERY_F32 = "ops", "every op, values and gradients, f32", PYTORCH, 1e-5;
+    EVERY_F64 = "ops", "every op, values and gradients, f64", PYTORCH, 1e-10;
+    /// Inputs around 1000 with a spread of 1: f32 keeps 4 digits of what is left of them.
+    FAR_FROM_0 = "ops", "`layer_norm`, `var` of inputs about 1000, f32", PYTORCH, 3e-4;
+    /// exp(score / 0.03) multiplies the rounding of the quotient by its size, 30.
+    SINKHORN = "ops", "`sinkhorn` of scores over 0.03, f32", PYTORCH, 3e-5;
+    /// Logits up to 50 are rounded to 3e-6, and the softmax's gradient is a difference of what they
+    /// make: f32 can't hold more digits of it.
+    LOUD = "ops", "`attention` with logits up to 50, f32", PYTORCH, 2e-4;
+}
+
+/// What is claimed of a case.
+fn claim(op: &str, case: usize, form: Form) -> &'static Claim {
     match (op, case, form) {
-        (_, _, Form::F64) => 1e-10,
-        // Inputs around 1000 with a spread of 1: f32 keeps 4 digits of what is left of them.
-        ("layer_norm", 3, _) | ("var", 4, _) => 3e-4,
-        // exp(score / 0.03) multiplies the rounding of the quotient by its size, 30.
-        ("sinkhorn", _, _) => 3e-5,
-        // Logits up to 50 are rounded to 3e-6, and the softmax's gradient is a difference of what they
-        // make: f32 can't hold more digits of it.
-        ("attention", 4, _) => 2e-4,
-        _ => 1e-5,
+        (_, _, Form::F64) => &EVERY_F64,
+        ("layer_norm", 3, _) | ("var", 4, _) => &FAR_FROM_0,
+        ("sinkhorn", _, _) => &SINKHORN,
+        ("attention", 4, _) => &LOUD,
+        _ => &EVERY_F32,
     }
 }
 
@@ -144,8 +156,7 @@ fn check_values(op: &'static OpDef, file: &Reference, case: &Value, form: Form) 
 
 #[test]
 fn every_op_agrees_with_pytorch_in_values_and_gradients() {
-    let mut wrong = Vec::new();
-    let mut largest = [(0.0, String::new()), (0.0, String::new())];
+    let mut seen = Seen::new();
     for op in catalogue() {
         let file = Reference::open(&format!("ops/{}.safetensors", op.name));
         let differentiable = matches!(op.gradient, Gradient::Checked);
@@ -158,20 +169,12 @@ fn every_op_agrees_with_pytorch_in_values_and_gradients() {
                     continue;
                 }
                 let (far, place) = check_values(op, &file, case, form);
-                let told = format!("`{}`, case {number} in {form:?}, {place}: {far:.1e}", op.name);
-                let share = far / tolerance(op.name, number, form);
-                if share > 1.0 {
-                    wrong.push(told.clone());
-                }
-                let group = usize::from(form == Form::F64);
-                if share > largest[group].0 {
-                    largest[group] = (share, told);
-                }
+                let place = format!("`{}`, case {number} in {form:?}, {place}", op.name);
+                seen.compare(claim(op.name, number, form), &place, far);
             }
         }
     }
-    println!("nearest to its tolerance: {}; {}", largest[0].1, largest[1].1);
-    assert!(wrong.is_empty(), "differences beyond the tolerance:\n{}", wrong.join("\n"));
+    seen.finish();
 }
 
 #[test]

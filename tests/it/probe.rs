@@ -4,7 +4,18 @@ use candle_core::Tensor;
 use pretext::metric::Features;
 use pretext::probe::Labelled;
 use pretext::probe::linear::{Fit, probe};
+use pretext_tests::claims;
+use pretext_tests::parity::Seen;
 use pretext_tests::reference::{Reference, elements};
+
+const SKLEARN: &str = "scikit-learn's `LogisticRegression`";
+
+claims! {
+    /// The least curvature is the strength: the gradient at which the search ends leaves this much.
+    FIT = "probes", "linear probe: weights and biases, times the strength", SKLEARN, 1e-4;
+    /// An answer or two on the edge.
+    ACCURACY = "probes", "linear probe: accuracy, as a share", SKLEARN, 0.004;
+}
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
@@ -16,7 +27,7 @@ fn classes(tensor: &Tensor) -> Vec<u32> {
 
 #[test]
 fn a_fit_has_the_weights_and_the_answers_of_scikit_learn() {
-    let file = Reference::open("probe/linear.safetensors");
+    let (file, mut seen) = (Reference::open("probe/linear.safetensors"), Seen::new());
     for (c, case) in file.json("cases").as_array().expect("a list").iter().enumerate() {
         let at = |what: &str| file.tensor(&format!("c{c}.{what}"));
         let width = at("bank").dims()[1];
@@ -26,22 +37,23 @@ fn a_fit_has_the_weights_and_the_answers_of_scikit_learn() {
         let queries = Labelled::new(Features::new(&queries, width).unwrap(), &answers).unwrap();
         let fit = Fit::new(bank, case["strength"].as_f64().unwrap());
         let (weight, bias) = fit.weights();
-        // The least curvature is the strength: the gradient at which the search ends leaves this much.
-        let most = 1e-4 / case["strength"].as_f64().unwrap();
+        let strength = case["strength"].as_f64().unwrap();
         for (got, want) in weight.iter().zip(elements(at("weight"))) {
-            assert!((got - want).abs() < most, "case {c}: {got} {want}");
+            seen.compare(&FIT, &format!("case {c}"), strength * (got - want).abs());
         }
         let mean = bias.iter().sum::<f64>() / bias.len() as f64;
         for (got, want) in bias.iter().zip(elements(at("bias"))) {
-            assert!((got - mean - want).abs() < most, "case {c}: {got} {want}");
+            seen.compare(&FIT, &format!("case {c}"), strength * (got - mean - want).abs());
         }
         let said = fit.classify(queries.features());
         let differ = said.iter().zip(classes(at("said"))).filter(|(a, b)| *a != b).count();
         assert!(differ <= 1, "case {c}: {differ} other answers");
         let accuracy = case["accuracy"].as_f64().unwrap();
-        assert!((fit.accuracy(queries) - accuracy).abs() < 0.004, "case {c}");
+        let far = (fit.accuracy(queries) - accuracy).abs();
+        seen.compare(&ACCURACY, &format!("case {c}"), far);
         // The probe chooses a strength by itself, which does about as well as the better of those stored.
         let chosen = probe(bank, queries).unwrap();
         assert!(chosen.accuracy > accuracy - 0.02, "case {c}: {chosen:?}");
     }
+    seen.finish();
 }

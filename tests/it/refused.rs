@@ -82,19 +82,19 @@ fn bad_files(good: &[u8]) -> Vec<Bad> {
         bad(
             "newer.so",
             changed(good, 12, |_| 9),
-            "it speaks contract 9.0, this host speaks 1.0",
+            "it speaks contract 9.1, this host speaks 1.1",
             newer,
         ),
         bad(
             "minor.so",
             changed(good, 14, |_| 7),
-            "it speaks contract 1.7, this host speaks 1.0",
+            "it speaks contract 1.7, this host speaks 1.1",
             newer,
         ),
         bad(
             "older.so",
             changed(good, 12, |_| 0),
-            "it speaks contract 0.0, this host speaks 1.0",
+            "it speaks contract 0.1, this host speaks 1.1",
             "rebuild the plugin against the present `pretext-plugin-api`",
         ),
         bad("flipped.so", changed(good, 40, |byte| byte ^ 1), damaged, AGAIN),

@@ -15,6 +15,7 @@ const TINY: &[&str] = &[
     "run=it",
     "n=64",
     "batch=8",
+    "backbone=vit",
     "patch=8",
     "width=16",
     "depth=1",
@@ -179,4 +180,22 @@ fn resuming_a_finished_run_changes_no_metrics() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     resume(&place, 250);
     assert_uninterrupted(&place);
+}
+
+#[test]
+fn fewer_steps_than_were_done_are_refused_and_a_lost_manifest_is_written_anew() {
+    let place = Workplace::new();
+    let done = place.pretext(&tiny(&["steps=10"]));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    place.pretext(&["train", "--resume", "runs/it", "steps=4"]).assert_refused(
+        "`runs/it` has done 10 steps, not 4",
+        "ask for more, such as `pretext train --resume runs/it steps=20`",
+    );
+    place.write("runs/it/manifest.json", "{");
+    let again = place.pretext(&["train", "--resume", "runs/it", "steps=12"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert!(again.stderr.contains("a new one is written"), "{}", again.stderr);
+    let manifest: serde_json::Value =
+        serde_json::from_str(&place.read("runs/it/manifest.json")).expect("JSON");
+    assert_eq!(manifest["resumed"][0]["from_step"], 10);
 }

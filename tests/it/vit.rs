@@ -13,13 +13,17 @@ use pretext::module::registry::{Options, Role, find};
 use pretext::module::{Forward, Input, Module};
 use pretext::random::Stream;
 use pretext::state::{ParamId, State, StepVars};
+use pretext_tests::claims;
+use pretext_tests::parity::{Claim, Seen};
 use pretext_tests::reference::{Reference, difference};
 use toml::Value;
 
-/// f32 through two blocks against f64.
-const FEATURES: f64 = 5e-6;
-/// f32 there and back against f64. PyTorch's own f32 is off by 1e-5.
-const GRADIENTS: f64 = 5e-5;
+claims! {
+    /// f32 through two blocks against f64.
+    FEATURES = "vit", "features, taps after each block", "timm's `VisionTransformer`, f64", 5e-6;
+    /// f32 there and back against f64. PyTorch's own f32 is off by 1e-5.
+    GRADIENTS = "vit", "gradients to parameters", "timm's `VisionTransformer`, f64", 5e-5;
+}
 
 /// A vit with the stored weights.
 struct Stored {
@@ -73,8 +77,8 @@ impl Stored {
         self.module.call(&forward, &inputs, outputs).unwrap()
     }
 
-    fn check(&self, what: &str, got: &Tensor, tolerance: f64) {
-        near(what, got, self.file.tensor(what), tolerance);
+    fn check(&self, what: &str, got: &Tensor, claim: &'static Claim) {
+        near(what, got, self.file.tensor(what), claim);
     }
 
     /// Checks the gradients of sum(cls * seed) to some parameters: (stored, parameter).
@@ -87,15 +91,15 @@ impl Stored {
         for (stored, parameter) in parameters {
             let id: ParamId = self.state.find(parameter).expect(parameter);
             let gradient = arrived.get(&vars.used(id).expect(parameter)).expect(parameter);
-            self.check(stored, gradient, GRADIENTS);
+            self.check(stored, gradient, &GRADIENTS);
         }
     }
 }
 
-fn near(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
-    let far = difference(got, want, 0.0);
-    println!("{what}: {far:.1e}");
-    assert!(far < tolerance, "{what}: {far:.1e}");
+fn near(what: &str, got: &Tensor, want: &Tensor, claim: &'static Claim) {
+    let mut seen = Seen::new();
+    seen.compare(claim, what, difference(got, want, 0.0));
+    seen.finish();
 }
 
 #[test]
@@ -104,18 +108,18 @@ fn features_and_taps_are_those_of_timm() {
     let (tape, vars) = (Tape::default(), StepVars::new(&vit.state));
     let names = ["cls", "tokens", "pooled", "layer.1", "layer.2"];
     let out = vit.call(&tape, &vars, &[("images", "images")], &names);
-    vit.check("cls", out[0].value(), FEATURES);
-    vit.check("tokens", out[1].value(), FEATURES);
+    vit.check("cls", out[0].value(), &FEATURES);
+    vit.check("tokens", out[1].value(), &FEATURES);
     // By default, the class token is what is pooled.
-    near("pooled class token", out[2].value(), vit.file.tensor("cls"), FEATURES);
+    near("pooled class token", out[2].value(), vit.file.tensor("cls"), &FEATURES);
     for (name, got) in names.iter().zip(&out).skip(3) {
         let stored = vit.file.tensor(name);
         let patches = stored.narrow(1, 1, stored.dims()[1] - 1).unwrap();
-        near(name, got.value(), &patches, FEATURES);
+        near(name, got.value(), &patches, &FEATURES);
     }
     // Alone, the class token takes the way that makes no patches in the last block.
     let alone = vit.call(&tape, &vars, &[("images", "images")], &["cls"]);
-    vit.check("cls", alone[0].value(), FEATURES);
+    vit.check("cls", alone[0].value(), &FEATURES);
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn mean_pooling_is_the_mean_of_timms_patch_tokens() {
     let vit = Stored::open(&[("pool", Value::String("mean".into()))]);
     let (tape, vars) = (Tape::default(), StepVars::new(&vit.state));
     let out = vit.call(&tape, &vars, &[("images", "images")], &["pooled"]);
-    vit.check("pooled", out[0].value(), FEATURES);
+    vit.check("pooled", out[0].value(), &FEATURES);
 }
 
 #[test]
@@ -132,8 +136,8 @@ fn kept_patches_alone_give_what_timms_blocks_make_of_them() {
     let (tape, vars) = (Tape::default(), StepVars::new(&vit.state));
     let inputs = [("images", "images"), ("keep", "keep")];
     let out = vit.call(&tape, &vars, &inputs, &["cls", "tokens"]);
-    vit.check("kept_cls", out[0].value(), FEATURES);
-    vit.check("kept_tokens", out[1].value(), FEATURES);
+    vit.check("kept_cls", out[0].value(), &FEATURES);
+    vit.check("kept_tokens", out[1].value(), &FEATURES);
 }
 
 #[test]
@@ -158,8 +162,8 @@ fn images_of_another_size_get_positions_resized_as_pytorch_does() {
         let stored = |part: &str| format!("resized.{i}.{part}");
         let images = stored("images");
         let out = vit.call(&tape, &vars, &[("images", &images)], &["cls", "tokens"]);
-        vit.check(&stored("cls"), out[0].value(), FEATURES);
-        vit.check(&stored("tokens"), out[1].value(), FEATURES);
+        vit.check(&stored("cls"), out[0].value(), &FEATURES);
+        vit.check(&stored("tokens"), out[1].value(), &FEATURES);
         vit.check_gradients(&images, &[(stored("gradient"), "pos_embed")]);
     }
 }

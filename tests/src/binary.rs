@@ -14,9 +14,7 @@ use tempfile::TempDir;
 pub fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        // target/PROFILE/deps/it-HASH
-        let this = std::env::current_exe().expect("the test binary has a path");
-        let folder = this.ancestors().nth(2).expect("it lies in target/PROFILE/deps").to_path_buf();
+        let folder = profile_folder();
         let profile = match folder.file_name().and_then(|name| name.to_str()) {
             Some("debug") | None => "dev".to_owned(),
             Some(name) => name.to_owned(),
@@ -32,6 +30,16 @@ pub fn built() -> &'static Path {
         assert!(status.success(), "`cargo build --workspace` failed");
         folder
     })
+}
+
+/// The folder of the profile that the tests run in, in the target folder.
+///
+/// # Panics
+/// When the test binary lies elsewhere.
+pub fn profile_folder() -> PathBuf {
+    // target/PROFILE/deps/it-HASH
+    let this = std::env::current_exe().expect("the test binary has a path");
+    this.ancestors().nth(2).expect("it lies in target/PROFILE/deps").to_path_buf()
 }
 
 /// A temporary folder to run commands in; it goes when the value goes.

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod fixture;
+pub mod parity;
 pub mod reference;
 pub mod tree;
 pub mod watched;

@@ -4,12 +4,15 @@ mod alloc;
 mod asked;
 mod data;
 mod doctor;
+mod embed;
+mod export;
 pub mod interrupt;
 mod plugin;
 mod probe;
 pub mod progress;
 mod report;
 mod runs;
+mod step;
 mod time;
 mod train;
 pub mod words;
@@ -38,9 +41,12 @@ struct Cli {
 enum Command {
     Train(train::Train),
     Probe(probe::Probe),
+    Embed(embed::Embed),
+    Export(export::Export),
     Report(report::Report),
     Runs(runs::Runs),
     Time(time::Time),
+    Step(step::Step),
     Plugin(plugin::Plugin),
     Data(data::Data),
     Doctor(doctor::Doctor),
@@ -51,9 +57,12 @@ impl Command {
         match self {
             Self::Train(train) => train.run(),
             Self::Probe(probe) => probe.run(),
+            Self::Embed(embed) => embed.run(),
+            Self::Export(export) => export.run(),
             Self::Report(report) => report.run(),
             Self::Runs(runs) => runs.run(),
             Self::Time(time) => time.run(),
+            Self::Step(step) => step.run(),
             Self::Plugin(plugin) => plugin.run(),
             Self::Data(data) => data.run(),
             Self::Doctor(doctor) => doctor.run(),
@@ -93,9 +102,32 @@ fn usage(error: &clap::Error) -> ExitCode {
             let colour = words::colour_on_stderr();
             words::tell(words::error_text(&unknown_command(error), colour));
         }
-        _ => words::tell(text.trim_end()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => words::tell(text.trim_end()),
+        _ => {
+            let error = wrong_arguments(error, &text);
+            words::tell(words::error_text(&error, words::colour_on_stderr()));
+        }
     }
     ExitCode::from(2)
+}
+
+/// What clap says, in the house's form: its first sentence, and a hint.
+fn wrong_arguments(error: &clap::Error, text: &str) -> Error {
+    let said = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let said = said.collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let given = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) if error.kind() == ErrorKind::UnknownArgument => name,
+        _ => "",
+    };
+    let options = |command: &clap::Command| -> Vec<String> {
+        command.get_opts().filter_map(|option| Some(format!("--{}", option.get_long()?))).collect()
+    };
+    let known: Vec<String> = Cli::command().get_subcommands().flat_map(options).collect();
+    let hint = match did_you_mean(given, known.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`pretext COMMAND --help` lists what it takes".to_owned(),
+    };
+    Error::asked_wrongly(said.trim_start_matches("error: ").to_owned()).hint(hint)
 }
 
 fn unknown_command(error: &clap::Error) -> Error {

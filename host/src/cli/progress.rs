@@ -126,6 +126,9 @@ fn lines(event: &Event, colour: bool) -> Vec<String> {
         Event::Warning(text) => vec![warning_text(text, colour)],
         Event::Phase(text) => vec![text.clone()],
         Event::Probe { step, figures } => vec![format!("probe step {step}{}", pairs(figures))],
+        Event::Stage { stage, figures, .. } => {
+            vec![format!("stage `{stage}` done{}", pairs(figures))]
+        }
         Event::Checkpoint(path) => vec![format!("checkpoint {path}")],
         Event::Finished { summary, report } => {
             let mut lines = summary.clone();
@@ -200,6 +203,9 @@ fn json_of(event: &Event) -> Value {
         }),
         Event::Warning(text) => json!({ "event": "warning", "message": text }),
         Event::Phase(text) => json!({ "event": "phase", "message": text }),
+        Event::Stage { stage, step, figures: named } => json!({
+            "event": "stage", "stage": stage, "step": step, "figures": figures(named),
+        }),
         Event::Probe { step, figures: named } => {
             json!({ "event": "probe", "step": step, "figures": figures(named) })
         }

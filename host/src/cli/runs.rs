@@ -35,6 +35,14 @@ struct Row {
 impl Runs {
     /// Lists.
     pub(super) fn run(&self) -> Result<()> {
+        // Before the first run there is no folder of the usual name.
+        if !self.folder.is_dir() && self.folder.as_os_str() != "runs" {
+            return Err(Error::asked_wrongly(format!(
+                "there is no folder `{}`",
+                self.folder.display()
+            ))
+            .hint("name the folder that runs lie in, such as `pretext runs runs`"));
+        }
         let rows = rows(&self.folder)?;
         if self.json {
             return rows.iter().try_for_each(|row| {

@@ -83,5 +83,7 @@ fn dry_run(asked: &Asked) -> Result<()> {
         say(format!("# {line}"))?;
     }
     let memory = bytes_text(plan.memory);
-    say(format!("# memory    about {memory}, measured on one small step"))
+    say(format!(
+        "# memory    about {memory} for weights and a step, measured on a small one; data comes on top"
+    ))
 }

@@ -21,6 +21,8 @@ pub struct Recipe {
     pub run: String,
     /// Folder in which runs lie.
     pub runs: PathBuf,
+    /// Weights that the backbone starts from: a file, a folder, a run; empty where it starts anew.
+    pub init: String,
     /// Where the network is computed: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Arithmetic of matrix products.
@@ -230,6 +232,15 @@ impl Recipe {
 
     /// Reads checked values into types.
     pub(super) fn from_table(table: Table) -> Result<Self> {
+        let betas = table.get("train").and_then(|train| train.get("betas")?.as_array());
+        if let Some(betas) = betas.filter(|betas| betas.len() != 2) {
+            let given: Vec<String> = betas.iter().map(toml::Value::to_string).collect();
+            let given = given.join(", ");
+            return Err(Error::asked_wrongly(format!(
+                "`train.betas` takes two numbers, not `{given}`"
+            ))
+            .hint("`train.betas=0.9,0.999`"));
+        }
         table.try_into().map_err(|error: toml::de::Error| {
             Error::asked_wrongly("the recipe can't be used").because(error.message())
         })

@@ -109,6 +109,11 @@ const TOP: &[Key] = &[
     text("run", "\"\"", "name of the run folder; empty chooses one from method and data"),
     text("runs", "\"runs\"", "folder in which runs lie"),
     text(
+        "init",
+        "\"\"",
+        "weights that the backbone starts from: a safetensors file, a Hugging Face folder or a run",
+    ),
+    text(
         "device",
         "\"cpu\"",
         "where the network is computed: `cpu`, or `cuda` or `cuda:N` in a build with CUDA",
@@ -119,7 +124,7 @@ const TOP: &[Key] = &[
         &["f32", "bf16"],
         "operands of matrix products; bf16 is faster on processors with AVX512-BF16",
     ),
-    int("threads", "0", 0.0, "threads of the engine; 0 takes every core"),
+    up_to(1024.0, int("threads", "0", 0.0, "threads of the engine; 0 takes every core")),
 ];
 
 const DATA: &[Key] = &[
@@ -145,7 +150,7 @@ const DATA: &[Key] = &[
     ),
     int("limit", "0", 0.0, "train on the first so many samples; 0 takes all"),
     int("size", "0", 0.0, "image side of built-in sets and probes; 0 takes the dataset's own"),
-    int("n", "4096", 1.0, "samples of a built-in set"),
+    up_to(1e8, int("n", "4096", 1.0, "samples of a built-in set")),
     up_to(192_000.0, int("rate", "16000", 1000.0, "values a second that sounds are brought to")),
     float(
         "max_seconds",
@@ -153,8 +158,11 @@ const DATA: &[Key] = &[
         0.0,
         "longer sounds are cut to a random part of this length; 0 cuts none",
     ),
-    int("workers", "0", 0.0, "threads that decode and make views; 0 chooses by cores"),
-    int("prefetch", "2", 1.0, "batches made ahead"),
+    up_to(
+        1024.0,
+        int("workers", "0", 0.0, "threads that decode and make views; 0 chooses by cores"),
+    ),
+    up_to(1024.0, int("prefetch", "2", 1.0, "batches made ahead")),
     choice(
         "cache",
         "\"auto\"",
@@ -202,13 +210,13 @@ const TRAIN: &[Key] = &[
         "weight decay of the last step; a cosine between",
     ),
     up_to(
-        1.0,
+        0.999_999,
         Key {
             min: Some(0.0),
             ..key("betas", Kind::Numbers, "[0.9, 0.999]", "decay of AdamW's two moments")
         },
     ),
-    float("eps", "1e-8", 0.0, "added to the root of AdamW's second moment"),
+    float("eps", "1e-8", 1e-16, "added to the root of AdamW's second moment"),
     up_to(1.0, float("momentum", "0.9", 0.0, "share of the last update that sgd and larc keep")),
     float("trust", "0.001", 0.0, "larc: change of a tensor at lr 1, as a share of its norm"),
     key("trust_clip", Kind::Bool, "false", "larc: only lower learning rates, never raise them"),

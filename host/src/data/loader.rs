@@ -16,6 +16,7 @@ use super::dataset::Dataset;
 use super::field::Form;
 use super::make::{Drawn, Maker, Slots, Work};
 use super::sampler::Sampler;
+use super::units::Units;
 use super::view::{Asked, ViewPlan};
 use crate::{Error, Result};
 
@@ -44,6 +45,8 @@ pub struct LoaderOptions {
     pub start: u64,
     /// The step to stop before; none goes on for ever.
     pub end: Option<u64>,
+    /// What stages have found, for the views that ask for it.
+    pub units: Units,
 }
 
 impl Default for LoaderOptions {
@@ -60,6 +63,7 @@ impl Default for LoaderOptions {
             max_broken_share: 0.01,
             start: 0,
             end: None,
+            units: Units::default(),
         }
     }
 }
@@ -427,7 +431,8 @@ impl Shared {
         // Nobody else fills this batch any more, but whoever waits for it looks whether it is complete.
         drop(filling);
         let (seed, epoch, step) = (self.options.seed, job.epoch, job.step);
-        let drawn = Drawn { seed, epoch, step, indices: &job.indices, sources: &sources };
+        let (indices, units) = (job.indices.as_slice(), &self.options.units);
+        let drawn = Drawn { seed, epoch, step, indices, sources: &sources, units };
         let draw = || if whole { self.slots.draw(&mut views, drawn) } else { Ok(()) };
         let made = catch_unwind(AssertUnwindSafe(draw))
             .unwrap_or_else(|panic| Err(panicked("drawing a batch", panic.as_ref())));

@@ -8,7 +8,7 @@ use super::batch::{Batch, Pool, Trace, ViewBatch};
 use super::dataset::{Content, Dataset, Sample};
 use super::field::{Form, Values};
 use super::view::{Asked, BatchView, Drawing, Grid, SampleView, Tools, View, ViewPlan};
-use super::{BrokenSample, view::draw_key};
+use super::{BrokenSample, units::Units, view::draw_key};
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -56,13 +56,16 @@ pub(super) struct Drawn<'a> {
     pub indices: &'a [usize],
     /// The samples that were read.
     pub sources: &'a [usize],
+    /// What stages have found.
+    pub units: &'a Units,
 }
 
 impl<'a> Drawn<'a> {
     /// What `copies` of the view `name`, which masks no other, draw from.
     fn drawing(self, name: &'a str, copies: usize, grid: &'a Grid) -> Drawing<'a> {
-        let Self { seed, epoch, step, indices, sources } = self;
-        Drawing { name, copies, seed, epoch, step, indices, sources, masked: None, grid }
+        let Self { seed, epoch, step, indices, sources, units } = self;
+        let masked = None;
+        Drawing { name, copies, seed, epoch, step, indices, sources, masked, grid, units }
     }
 }
 
@@ -220,7 +223,9 @@ pub fn rehearse(plan: &ViewPlan, content: Content, samples: usize, seed: u64) ->
         slots.store(&mut views, place, &maker);
     }
     let indices: Vec<usize> = (0..samples).collect();
-    let drawn = Drawn { seed, epoch: 0, step: 0, indices: &indices, sources: &indices };
+    let units = Units::blank();
+    let drawn =
+        Drawn { seed, epoch: 0, step: 0, indices: &indices, sources: &indices, units: &units };
     slots.draw(&mut views, drawn)?;
     let (labels, broken) = (None, Vec::new());
     Ok(Batch { step: 0, epoch: 0, views, indices, labels, broken, wait: Duration::ZERO, pool })

@@ -15,6 +15,7 @@ mod make;
 pub mod sampler;
 pub mod sound;
 pub mod transform;
+pub mod units;
 pub mod view;
 
 pub use batch::{Batch, BrokenSample, Trace, ViewBatch};

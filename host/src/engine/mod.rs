@@ -3,6 +3,7 @@
 //! Candle supplies tensors, storage and devices; its autograd is not used (`docs/decisions/0002`).
 //! An op is one file in [`ops`]: forward, backward, and the samples of its gradient check.
 
+pub mod checkpoint;
 pub mod cuda;
 pub mod device;
 pub mod gradient_check;
@@ -18,4 +19,4 @@ pub mod tape;
 mod candle_nn_tests;
 
 pub use op::{Arg, Args, Gradient, OpDef, Sample};
-pub use tape::{Gradients, Incoming, Precision, Tape, Var};
+pub use tape::{Gradients, Incoming, LeafGradients, Precision, Tape, Var};

@@ -1,6 +1,6 @@
 //! How long each op took: what `pretext time` prints.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,18 @@ pub struct Cost {
     pub bytes: u64,
 }
 
-/// The cost of every op, by name.
+/// The cost of every op, by name. A call inside of another counts for itself only: times add up to the whole.
 #[derive(Debug, Default)]
-pub struct Profile(RefCell<BTreeMap<&'static str, Cost>>);
+pub struct Profile {
+    costs: RefCell<BTreeMap<&'static str, Cost>>,
+    /// Time of the calls that ended inside of the one that runs.
+    within: Cell<Duration>,
+}
 
 impl Profile {
     /// Counts work that the op `name` has done.
     pub(super) fn count(&self, name: &'static str, flops: u64, bytes: u64) {
-        let mut costs = self.0.borrow_mut();
+        let mut costs = self.costs.borrow_mut();
         let cost = costs.entry(name).or_default();
         cost.flops += flops;
         cost.bytes += bytes;
@@ -34,24 +38,52 @@ impl Profile {
 
     /// Times `body` as a call of `name`, which may be an op or a part of the step around them.
     pub fn forward<T>(&self, name: &'static str, body: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let result = body();
-        let mut costs = self.0.borrow_mut();
+        let (result, own) = self.measure(body);
+        let mut costs = self.costs.borrow_mut();
         let cost = costs.entry(name).or_default();
         cost.calls += 1;
-        cost.forward += start.elapsed();
+        cost.forward += own;
         result
     }
 
     pub(super) fn backward<T>(&self, name: &'static str, body: impl FnOnce() -> T) -> T {
+        let (result, own) = self.measure(body);
+        self.costs.borrow_mut().entry(name).or_default().backward += own;
+        result
+    }
+
+    /// What `body` returns, and its time less that of the calls inside of it.
+    fn measure<T>(&self, body: impl FnOnce() -> T) -> (T, Duration) {
+        let before = self.within.take();
         let start = Instant::now();
         let result = body();
-        self.0.borrow_mut().entry(name).or_default().backward += start.elapsed();
-        result
+        let all = start.elapsed();
+        let inner = self.within.replace(before + all);
+        (result, all.saturating_sub(inner))
     }
 
     /// A copy of the costs, by op name.
     pub fn costs(&self) -> BTreeMap<&'static str, Cost> {
-        self.0.borrow().clone()
+        self.costs.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use super::*;
+
+    #[test]
+    fn times_of_calls_inside_of_one_another_add_up_to_the_outermost() {
+        let profile = Profile::default();
+        let work = || (0..1000_u64).map(black_box).sum::<u64>();
+        profile.backward("outer", || {
+            profile.forward("inner", work);
+            profile.backward("inner", || profile.forward("innermost", work));
+        });
+        let sum: Duration = profile.costs().values().map(|cost| cost.forward + cost.backward).sum();
+        assert_eq!(sum, profile.within.get());
+        assert_eq!(profile.costs()["inner"].calls, 1);
     }
 }

@@ -96,6 +96,8 @@ pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     no_grad: Cell<usize>,
     recorded_bytes: Cell<u64>,
+    computed_bytes: Cell<u64>,
+    repeated_bytes: Cell<u64>,
     precision: Precision,
     device: Device,
     portable: bool,
@@ -121,6 +123,8 @@ impl Tape {
             nodes: RefCell::default(),
             no_grad: Cell::new(0),
             recorded_bytes: Cell::new(0),
+            computed_bytes: Cell::new(0),
+            repeated_bytes: Cell::new(0),
             precision,
             device: Device::Cpu,
             portable: false,
@@ -165,6 +169,13 @@ impl Tape {
         if let Some(profile) = &self.profile {
             profile.count(name, flops as u64, 0);
         }
+    }
+
+    /// An empty tape of the same precision on the same device, measured into the same profile.
+    pub(super) fn another(&self) -> impl Fn() -> Self + 'static {
+        let (precision, profile) = (self.precision, self.profile.clone());
+        let (device, portable) = (self.device.clone(), self.portable);
+        move || Self { portable, ..Self::new(precision).on(&device).profiled(profile.clone()) }
     }
 
     /// The arithmetic of matrix products.
@@ -215,6 +226,7 @@ impl Tape {
     ) -> Var {
         let size = |tensor: &Tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
         let bytes = size(&value);
+        self.computed_bytes.set(self.computed_bytes.get() + bytes);
         if let Some(profile) = &self.profile {
             let read: u64 = inputs.iter().map(|input| size(&input.value)).sum();
             profile.count(name, 0, read + bytes);
@@ -237,6 +249,20 @@ impl Tape {
         self.recorded_bytes.get()
     }
 
+    /// The same, with the values of the largest checkpoint, which are there again on the way back.
+    pub fn peak_bytes(&self) -> u64 {
+        self.recorded_bytes.get() + self.repeated_bytes.get()
+    }
+
+    /// Runs `body` without recording, and remembers how many bytes a tape will hold when it is run again.
+    pub(super) fn to_be_repeated<T>(&self, body: impl FnOnce() -> T) -> T {
+        let before = self.computed_bytes.get();
+        let result = self.no_grad(body);
+        let computed = self.computed_bytes.get() - before;
+        self.repeated_bytes.set(self.repeated_bytes.get().max(computed));
+        result
+    }
+
     /// Times `body` as a forward call of the op `name` when the tape is profiled.
     pub fn timed<T>(&self, name: &'static str, body: impl FnOnce() -> T) -> T {
         match &self.profile {
@@ -257,13 +283,18 @@ impl Tape {
 
     /// Walks back from `output` with `seed` as its gradient (same shape).
     pub fn backward_from(&self, output: &Var, seed: Tensor) -> Result<LeafGradients> {
+        self.walk(output, seed, true)
+    }
+
+    /// The same; `owned` says whether nobody else holds the storage of `seed`.
+    pub(super) fn walk(&self, output: &Var, seed: Tensor, owned: bool) -> Result<LeafGradients> {
         let Some(root) = output.node else {
             return Err(Error::failed("the loss does not depend on any parameter")
                 .hint("check that the method uses the student's output, not only the teacher's"));
         };
         let mut slots: Vec<Slot> = Vec::new();
         slots.resize_with(root + 1, Slot::default);
-        slots[root] = Slot::Owned(seed);
+        slots[root] = if owned { Slot::Owned(seed) } else { Slot::Shared(seed) };
         let mut leaves = LeafGradients::default();
         for id in (0..=root).rev() {
             let Some((gradient, owned)) = slots[id].take() else {
@@ -276,7 +307,7 @@ impl Tape {
                 (node.name, std::mem::take(&mut node.inputs), node.backward.take())
             };
             let Some(backward) = backward else {
-                leaves.0.push((id, gradient));
+                leaves.0.push(LeafGradient { id, gradient, owned });
                 continue;
             };
             let mut gradients = Gradients { slots: &mut slots, inputs: &inputs, owned };
@@ -339,6 +370,11 @@ impl Gradients<'_> {
         self.inputs.is_empty()
     }
 
+    /// Whether nobody else holds the storage of the incoming gradient.
+    pub(super) fn owned(&self) -> bool {
+        self.owned
+    }
+
     /// Gives input `index` a fresh gradient, whose storage nobody else holds.
     pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
         self.put(index, gradient, true)
@@ -355,7 +391,8 @@ impl Gradients<'_> {
         self.put(index, gradient, false)
     }
 
-    fn put(&mut self, index: usize, gradient: Tensor, owned: bool) -> Result<()> {
+    /// Gives input `index` a gradient; `owned` says whether nobody else holds its storage.
+    pub(super) fn put(&mut self, index: usize, gradient: Tensor, owned: bool) -> Result<()> {
         let Some(id) = self.inputs[index] else { return Ok(()) };
         let owned = owned && storage::dense(&gradient).is_some();
         let slot = &mut self.slots[id];
@@ -370,22 +407,46 @@ impl Gradients<'_> {
     }
 }
 
+#[derive(Debug)]
+struct LeafGradient {
+    id: usize,
+    gradient: Tensor,
+    owned: bool,
+}
+
 /// The gradients that reached the leaves.
 #[derive(Debug, Default)]
-pub struct LeafGradients(Vec<(usize, Tensor)>);
+pub struct LeafGradients(Vec<LeafGradient>);
 
 impl LeafGradients {
     /// The gradient of `leaf`, if any reached it.
     pub fn get(&self, leaf: &Var) -> Option<&Tensor> {
-        let node = leaf.node?;
-        self.0.iter().find(|(id, _)| *id == node).map(|(_, gradient)| gradient)
+        Some(&self.0[self.at(leaf)?].gradient)
     }
 
-    /// Takes the gradient of `leaf` out, if any reached it.
-    pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
+    /// Takes the gradient of `leaf` out, if any reached it, in storage that nobody else holds: two leaves may share
+    /// what reached them.
+    ///
+    /// # Errors
+    /// When there is no memory for a copy.
+    pub fn take_own(&mut self, leaf: &Var) -> Result<Option<Tensor>> {
+        Ok(match self.take_with_owner(leaf) {
+            Some((gradient, false)) => Some(gradient.copy()?),
+            Some((gradient, true)) => Some(gradient),
+            None => None,
+        })
+    }
+
+    /// The gradient of `leaf`, and whether nobody else holds its storage.
+    pub(super) fn take_with_owner(&mut self, leaf: &Var) -> Option<(Tensor, bool)> {
+        let at = self.at(leaf)?;
+        let LeafGradient { gradient, owned, .. } = self.0.swap_remove(at);
+        Some((gradient, owned))
+    }
+
+    fn at(&self, leaf: &Var) -> Option<usize> {
         let node = leaf.node?;
-        let at = self.0.iter().position(|(id, _)| *id == node)?;
-        Some(self.0.swap_remove(at).1)
+        self.0.iter().position(|reached| reached.id == node)
     }
 }
 

@@ -73,6 +73,11 @@ impl<'a> Declare<'a> {
         Ok(id)
     }
 
+    /// What was declared so far, in order.
+    pub fn declared(&self) -> &[ParamId] {
+        &self.ids
+    }
+
     /// What was declared, in order.
     pub fn finish(self) -> Vec<ParamId> {
         self.ids

@@ -3,6 +3,7 @@
 //! Block: `x + s1 proj(attention(qkv(norm1(x))))`, then `x + s2 fc2(gelu(fc1(norm2(x))))`, with optional
 //! layer scales s1, s2 and drop path on both branches.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::declare::{Declare, ONES, ZEROS, join};
@@ -10,13 +11,14 @@ use super::linear::Linear;
 use super::registry::{Kind, ModuleDef, OptionDef, Options, Role};
 use super::{Forward, Input, Module, input, select};
 use crate::engine::Var;
+use crate::engine::checkpoint::checkpoint;
 use crate::engine::ops::add::add;
 use crate::engine::ops::attention::attention;
 use crate::engine::ops::drop_path::drop_path;
 use crate::engine::ops::layer_norm::layer_norm;
 use crate::engine::ops::mul::mul;
 use crate::engine::ops::narrow::narrow;
-use crate::state::{Init, ParamId};
+use crate::state::{Init, ParamId, State, StepVars};
 use crate::{Error, Result};
 
 /// What keeps a layer norm's variance from 0, as in DINO and timm's `ViT`.
@@ -70,10 +72,18 @@ pub struct Shape {
     pub drop_path: f64,
     /// Where layer scales start; 0 for none.
     pub layer_scale: f64,
+    /// The first so many blocks keep their input only, and are computed again on the way back.
+    pub checkpoint_blocks: usize,
 }
 
 /// Depth, heads and so on as options of a module.
 pub const DEPTH: Kind = Kind::Int { default: None, low: 1, high: 1000 };
+
+/// The option `checkpoint_blocks` of a module that has a stack.
+pub const CHECKPOINTS: Kind = Kind::Int { default: Some(0), low: 0, high: 1000 };
+/// Its help.
+pub const CHECKPOINTS_HELP: &str =
+    "blocks that are computed twice to keep their input only: less memory, up to a third more time";
 
 #[derive(Debug)]
 struct Block {
@@ -87,19 +97,21 @@ struct Block {
     scale2: Option<ParamId>,
     heads: usize,
     drop_path: f64,
+    parameters: Vec<ParamId>,
 }
 
 impl Block {
     fn declare(d: &mut Declare<'_>, name: &str, shape: &Shape, drop_path: f64) -> Result<Self> {
         let width = shape.width;
         let hidden = (width as f64 * shape.mlp_ratio) as usize;
+        let before = d.declared().len();
         let at = |part: &str| join(name, part);
         let scale = |d: &mut Declare<'_>, part: &str| {
             (shape.layer_scale > 0.0)
                 .then(|| d.parameter(&at(part), &[width], Init::Constant(shape.layer_scale)))
                 .transpose()
         };
-        Ok(Self {
+        let block = Self {
             norm1: Norm::declare(d, &at("norm1"), width)?,
             qkv: Linear::declare(d, &at("attn.qkv"), (width, 3 * width), shape.qkv_bias)?,
             proj: Linear::declare(d, &at("attn.proj"), (width, width), true)?,
@@ -110,7 +122,36 @@ impl Block {
             scale2: scale(d, "ls2.gamma")?,
             heads: shape.heads,
             drop_path,
-        })
+            parameters: Vec::new(),
+        };
+        Ok(Self { parameters: d.declared()[before..].to_vec(), ..block })
+    }
+
+    /// The same as `apply`, of which the tape keeps `x` and nothing more.
+    fn apply_forgetfully(
+        self: &Rc<Self>,
+        forward: &Forward<'_>,
+        x: &Var,
+        keep: Option<usize>,
+    ) -> Result<Var> {
+        let parameters: Vec<Var> = self.parameters.iter().map(|id| forward.param(*id)).collect();
+        let inputs: Vec<&Var> = std::iter::once(x).chain(&parameters).collect();
+        let (block, training) = (Rc::clone(self), forward.training);
+        // Drop path draws the same numbers both times.
+        let stream = forward.stream.borrow().clone();
+        checkpoint(
+            forward.tape,
+            &inputs,
+            || self.apply(forward, x, keep),
+            move |tape, inputs| {
+                let state = State::new(0);
+                let parameters = block.parameters.iter().copied().zip(inputs[1..].iter().cloned());
+                let vars = StepVars::given(&state, parameters);
+                let stream = Rc::new(RefCell::new(stream));
+                let forward = Forward { tape, vars: &vars, training, stream };
+                block.apply(&forward, &inputs[0], keep)
+            },
+        )
     }
 
     /// Tokens `[B, N, D]` to tokens, of which only the first `keep` are made where it is given:
@@ -150,7 +191,8 @@ impl Block {
 /// Blocks one after another, with the parameters `blocks.0.norm1.weight`, `blocks.0.attn.qkv.weight`, ...
 #[derive(Debug)]
 pub struct Stack {
-    blocks: Vec<Block>,
+    blocks: Vec<Rc<Block>>,
+    checkpoint_blocks: usize,
 }
 
 impl Stack {
@@ -170,10 +212,10 @@ impl Stack {
         let blocks = (0..shape.depth)
             .map(|i| {
                 let drop_path = shape.drop_path * i as f64 / last;
-                Block::declare(declare, &format!("blocks.{i}"), shape, drop_path)
+                Block::declare(declare, &format!("blocks.{i}"), shape, drop_path).map(Rc::new)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { blocks })
+        Ok(Self { blocks, checkpoint_blocks: shape.checkpoint_blocks })
     }
 
     /// How many blocks there are.
@@ -192,8 +234,12 @@ impl Stack {
     ) -> Result<Var> {
         let mut x = tokens;
         for (i, block) in self.blocks.iter().enumerate() {
-            let last = i + 1 == self.blocks.len();
-            x = block.apply(forward, &x, keep.filter(|_| last))?;
+            let keep = keep.filter(|_| i + 1 == self.blocks.len());
+            x = if i < self.checkpoint_blocks {
+                block.apply_forgetfully(forward, &x, keep)?
+            } else {
+                block.apply(forward, &x, keep)?
+            };
             after(i + 1, &x);
         }
         Ok(x)
@@ -226,6 +272,7 @@ impl Transformer {
             qkv_bias: options.flag("qkv_bias"),
             drop_path: options.float("drop_path"),
             layer_scale: options.float("layer_scale"),
+            checkpoint_blocks: options.size("checkpoint_blocks").unwrap_or(0),
         };
         let stack = Stack::declare(&mut declare, &shape)?;
         let norm = options
@@ -313,6 +360,11 @@ inventory::submit! {
                 help: "where layer scales start; 0 for none",
             },
             OptionDef {
+                name: "checkpoint_blocks",
+                kind: CHECKPOINTS,
+                help: CHECKPOINTS_HELP,
+            },
+            OptionDef {
                 name: "norm",
                 kind: Kind::Bool { default: true },
                 help: "whether a layer norm follows the last block",
@@ -320,5 +372,56 @@ inventory::submit! {
         ],
         grid: None,
         build: |options, _, declare| Ok(Rc::new(Transformer::build(options, declare)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ops::mean::mean;
+    use crate::engine::ops::mul::mul;
+    use crate::engine::{Precision, Tape, storage};
+    use crate::module::testing::{Bench, named};
+    use crate::random::Stream;
+
+    /// Gradients of all parameters of a small `vit` with drop path, and the bytes that the tape kept.
+    fn trained(precision: Precision, checkpoints: usize, output: &str) -> (Vec<Vec<f32>>, u64) {
+        let options = format!(
+            "width = 16\ndepth = 3\nheads = 2\npatch = 4\ndrop_path = 0.5\nlayer_scale = 0.1\n\
+             checkpoint_blocks = {checkpoints}\n"
+        );
+        let bench = Bench::backbone("vit", &options, &[3, 16, 16]).unwrap();
+        let (tape, vars) = (Tape::new(precision), StepVars::learning(&bench.state));
+        let mut draws = Stream::new(5, "images", 0, 0);
+        let images = Init::Normal { std: 1.0 }.tensor(&[6, 3, 16, 16], &mut draws).unwrap();
+        let stream = Rc::new(RefCell::new(draws));
+        let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
+        let images = named("images", &Var::constant(images));
+        let out = bench.module.call(&forward, &[images], &[output]).unwrap().remove(0);
+        let every: Vec<usize> = (0..out.dims().len()).collect();
+        let loss = mean(&tape, &mul(&tape, &out, &out).unwrap(), &every, false).unwrap();
+        let kept = tape.recorded_bytes();
+        let gradients = tape.backward(&loss).unwrap();
+        let of = |id: &ParamId| {
+            let gradient = vars.used(*id).and_then(|leaf| gradients.get(&leaf).cloned());
+            gradient.map_or_else(Vec::new, |gradient| storage::to_f32(&gradient).unwrap())
+        };
+        (bench.module.parameters().iter().map(of).collect(), kept)
+    }
+
+    #[test]
+    fn checkpoints_keep_less_and_change_no_gradient_by_a_bit() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for output in ["cls", "tokens"] {
+                let (plain, all) = trained(precision, 0, output);
+                assert!(plain.iter().filter(|g| g.iter().any(|x| *x != 0.0)).count() > 40);
+                let mut before = all;
+                for checkpoints in [1, 3] {
+                    let (gradients, kept) = trained(precision, checkpoints, output);
+                    assert!(gradients == plain && kept < before, "{kept} of {before} bytes");
+                    before = kept;
+                }
+            }
+        }
     }
 }

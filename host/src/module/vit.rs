@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::declare::{Declare, WEIGHT, ZEROS};
 use super::position::{Kind as Place, Positions};
 use super::registry::{Kind, ModuleDef, OptionDef, Options, Role};
-use super::transformer::{Norm, Shape, Stack, layer_of};
+use super::transformer::{CHECKPOINTS, CHECKPOINTS_HELP, Norm, Shape, Stack, layer_of};
 use super::{Forward, Input, Module, input, optional_input, select};
 use crate::engine::Var;
 use crate::engine::ops::add::add;
@@ -75,6 +75,7 @@ fn shape_of(options: &Options) -> Shape {
         qkv_bias: options.flag("qkv_bias"),
         drop_path: options.float("drop_path"),
         layer_scale: options.float("layer_scale"),
+        checkpoint_blocks: options.size("checkpoint_blocks").unwrap_or(0),
     }
 }
 
@@ -346,6 +347,11 @@ inventory::submit! {
                 name: "layer_scale",
                 kind: Kind::Float { default: Some(0.0), low: 0.0, high: 10.0 },
                 help: "where layer scales start; 0 for none",
+            },
+            OptionDef {
+                name: "checkpoint_blocks",
+                kind: CHECKPOINTS,
+                help: CHECKPOINTS_HELP,
             },
         ],
         grid: Some(grid),

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use pretext_plugin_api as sdk;
 use pretext_plugin_api::abi::value::{Handle, Text, Value, status};
 use sdk::export::{Registered, inventory, root_module};
-use sdk::{Builder, Curve, Kept, ViewPlan, ViewRequest};
+use sdk::{Builder, Clustering, Curve, Features, Kept, StagePlan, ViewPlan, ViewRequest};
 
 use super::session::Context;
-use super::{Building, Session, Told, ViewSource, slots};
+use super::{Building, Course, Session, Told, ViewSource, slots};
 use crate::config::values::Values;
 use crate::engine::{Tape, Var};
 use crate::module::Forward;
@@ -22,13 +22,18 @@ use crate::{Error, Result};
 /// What the method of these tests does in its callbacks.
 #[derive(Clone, Copy)]
 struct Acts {
+    stages: fn(&mut StagePlan) -> sdk::Result<()>,
     plan: fn(&mut ViewPlan) -> sdk::Result<()>,
     build: fn(&mut Builder) -> sdk::Result<()>,
     step: fn(&mut Option<Kept>) -> sdk::Result<sdk::Tensor>,
 }
 
-const NOTHING: Acts =
-    Acts { plan: |_| Ok(()), build: |_| Ok(()), step: |_| Ok(sdk::Tensor::scalar(0.0)) };
+const NOTHING: Acts = Acts {
+    stages: |_| Ok(()),
+    plan: |_| Ok(()),
+    build: |_| Ok(()),
+    step: |_| Ok(sdk::Tensor::scalar(0.0)),
+};
 
 thread_local! {
     static ACTS: Cell<Acts> = const { Cell::new(NOTHING) };
@@ -47,6 +52,10 @@ impl sdk::Method for Actor {
         ops: &[],
         recipes: &[],
     };
+
+    fn stages(_: sdk::Options, run: &mut StagePlan) -> sdk::Result<()> {
+        (ACTS.get().stages)(run)
+    }
 
     fn plan(_: sdk::Options, plan: &mut ViewPlan) -> sdk::Result<()> {
         (ACTS.get().plan)(plan)
@@ -285,7 +294,8 @@ fn release(context: &RefCell<Context>, tensor: Handle) -> i32 {
 
 #[test]
 fn a_status_says_why_a_slot_failed_and_its_handle_is_zero() {
-    assert_eq!(declare(&context(), "stage@1", "s"), (status::UNSUPPORTED, 0));
+    assert_eq!(declare(&context(), "graph@1", "s"), (status::UNSUPPORTED, 0));
+    assert_eq!(declare(&context(), "stage@1", "s"), (status::FAILED, 0));
     assert_eq!(declare(&context(), "module@1", "s"), (status::FAILED, 0));
     assert_eq!(declare(&context(), "view@1", "s"), (status::FAILED, 0));
     assert_eq!(retain(&context(), 0), (status::INVALID_HANDLE, 0));
@@ -331,4 +341,70 @@ fn schedules_and_streams_are_declared_in_build_only() {
         let error = context.borrow_mut().error.take().unwrap();
         assert_eq!(error.message(), "this works within `build` only");
     }
+}
+
+/// Two trainings, each on units of its own.
+fn two_rounds(run: &mut StagePlan) -> sdk::Result<()> {
+    run.units("units-1", Features::Patches, Clustering::new(8))?;
+    run.training("one", 1.0)?;
+    run.units(
+        "units-2",
+        Features::TeacherLayer(2),
+        Clustering { share: 0.5, ..Clustering::new(16) },
+    )?;
+    run.training("two", 3.0)
+}
+
+#[test]
+fn a_method_without_stages_is_trained_once() {
+    let course = open(NOTHING).unwrap().course();
+    assert_eq!(course, Course::default());
+    assert_eq!(course.spans(10).unwrap(), [(0, 10)]);
+}
+
+#[test]
+fn stages_and_trainings_come_in_their_order_with_their_settings() {
+    let course = open(Acts { stages: two_rounds, ..NOTHING }).unwrap().course();
+    let names: Vec<&str> = course.0.iter().map(|training| training.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    assert_eq!(course.spans(8).unwrap(), [(0, 2), (2, 8)]);
+    let stage = &course.0[1].stages[0];
+    assert_eq!((stage.name.as_str(), stage.clusters, stage.share), ("units-2", 16, 0.5));
+    assert_eq!(stage.features.to_string(), "teacher.layer.2");
+    assert_eq!((stage.batch, stage.epochs, stage.tries, stage.patience), (10_000, 100, 20, 100));
+    assert_eq!(course.stages_before(0).count(), 1);
+}
+
+#[test]
+fn an_instance_is_told_which_training_it_is_for() {
+    ACTS.set(Acts {
+        stages: two_rounds,
+        plan: |plan| if plan.training()? == 1 { Ok(()) } else { Err(sdk::Error::failed("zero")) },
+        build: |host| {
+            assert_eq!(host.training()?, 1);
+            Ok(())
+        },
+        ..NOTHING
+    });
+    let table = (root_module().method())(0);
+    let open = |training| Session::open_training("actor", table, Values::default(), training);
+    open(1).unwrap().build(empty()).unwrap();
+    assert!(open(0).unwrap_err().to_string().ends_with("zero"));
+    assert_eq!(open(2).unwrap_err().message(), "the method has 2 trainings, so no number 2");
+}
+
+#[test]
+fn a_stage_that_can_not_be_run_is_refused_in_words() {
+    type Declares = fn(&mut StagePlan) -> sdk::Result<()>;
+    let refused = |stages: Declares| open(Acts { stages, ..NOTHING }).unwrap_err().to_string();
+    let said = refused(|run| run.units("u", Features::Mfcc, Clustering::new(0)));
+    assert!(said.contains("`clusters` is 0"), "{said}");
+    let said = refused(|run| run.units("a/b", Features::Mfcc, Clustering::new(2)));
+    assert!(said.contains("can't name a stage's files"), "{said}");
+    let said = refused(|run| run.units("u", Features::Mfcc, Clustering::new(2)));
+    assert_eq!(said, "the stage `u` serves no training");
+    let said = refused(|run| run.training("t", 1.0).and_then(|()| run.training("t", 1.0)));
+    assert!(said.contains("declared already"), "{said}");
+    let said = refused(|run| run.units("u", Features::Layer(0), Clustering::new(2)));
+    assert!(said.contains("no features `layer.0`"), "{said}");
 }

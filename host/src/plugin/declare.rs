@@ -18,8 +18,17 @@ use crate::teacher::Average;
 use crate::{Error, Result};
 
 /// The kinds that can be declared.
-pub(super) const KINDS: [&str; 7] =
-    ["view@1", "module@1", "parameter@1", "buffer@1", "teacher@1", "schedule@1", "stream@1"];
+pub(super) const KINDS: [&str; 9] = [
+    "view@1",
+    "module@1",
+    "parameter@1",
+    "buffer@1",
+    "teacher@1",
+    "schedule@1",
+    "stream@1",
+    "stage@1",
+    "training@1",
+];
 
 /// A declared thing.
 #[derive(Clone, Debug)]
@@ -31,6 +40,8 @@ pub(super) enum Thing {
     Teacher(BTreeMap<usize, usize>),
     Schedule(Schedule),
     Stream(String),
+    Stage,
+    Training,
 }
 
 /// A module, and what it takes to build it again for a teacher.
@@ -54,7 +65,7 @@ impl Settings {
         Self { what, values: values.into_iter().collect() }
     }
 
-    fn wrong(&self, key: &str, expected: &str) -> Error {
+    pub(super) fn wrong(&self, key: &str, expected: &str) -> Error {
         Error::failed(format!("{} needs `{key}`: {expected}", self.what))
     }
 
@@ -73,7 +84,11 @@ impl Settings {
         }
     }
 
-    fn text(&mut self, key: &str) -> Result<String> {
+    pub(super) fn optional_float(&mut self, key: &str) -> Result<Option<f64>> {
+        if self.values.contains_key(key) { self.float(key).map(Some) } else { Ok(None) }
+    }
+
+    pub(super) fn text(&mut self, key: &str) -> Result<String> {
         match self.values.remove(key) {
             Some(Setting::Text(value)) => Ok(value),
             _ => Err(self.wrong(key, "a text")),
@@ -176,6 +191,8 @@ impl Context {
             "teacher@1" => self.declare_teacher(name, &mut settings)?,
             "schedule@1" => self.building().and(schedule(&mut settings).map(Thing::Schedule))?,
             "stream@1" => self.building().map(|_| Thing::Stream(name.to_owned()))?,
+            "stage@1" => self.declare_stage(name, &mut settings)?,
+            "training@1" => self.declare_training(name, &mut settings)?,
             _ => {
                 let hint = did_you_mean(kind, KINDS).map_or_else(
                     || "update pretext".to_owned(),
@@ -212,6 +229,7 @@ impl Context {
         let request = view.request()?;
         request.offered().map_err(Refusal::unsupported)?;
         request.resolve()?;
+        self.check_stage_of(name, &view.settings)?;
         self.views.push(view);
         Ok(Thing::View(self.views.len() - 1))
     }

@@ -155,18 +155,7 @@ fn check_section(section: &[u8]) -> Result<(String, Json)> {
         return Err(damaged());
     }
     let (major, minor) = (number(12, 2), number(14, 2));
-    let (ours, our_minor) = (u64::from(abi::MAJOR), u64::from(abi::MINOR));
-    if major != ours || minor > our_minor {
-        let hint = if major > ours || minor > our_minor {
-            "update pretext, or rebuild the plugin against an older `pretext-plugin-api`"
-        } else {
-            "rebuild the plugin against the present `pretext-plugin-api`"
-        };
-        return Err(Error::failed(format!(
-            "it speaks contract {major}.{minor}, this host speaks {ours}.{our_minor}"
-        ))
-        .hint(hint));
-    }
+    check_contract((major, minor), (u64::from(abi::MAJOR), u64::from(abi::MINOR)))?;
     if number(8, 4) != u64::from(abi::METADATA_FORMAT) {
         return Err(damaged());
     }
@@ -176,6 +165,21 @@ fn check_section(section: &[u8]) -> Result<(String, Json)> {
     }
     let json = serde_json::from_slice(json).map_err(|_| damaged())?;
     Ok((format!("{major}.{minor}"), json))
+}
+
+/// Whether a host that speaks `ours` runs a plugin that speaks contract `theirs`: major and minor.
+fn check_contract(theirs: (u64, u64), ours: (u64, u64)) -> Result<()> {
+    if theirs.0 == ours.0 && theirs.1 <= ours.1 {
+        return Ok(());
+    }
+    let hint = if theirs > ours {
+        "update pretext, or rebuild the plugin against an older `pretext-plugin-api`"
+    } else {
+        "rebuild the plugin against the present `pretext-plugin-api`"
+    };
+    let (theirs, ours) = (format!("{}.{}", theirs.0, theirs.1), format!("{}.{}", ours.0, ours.1));
+    let message = format!("it speaks contract {theirs}, this host speaks {ours}");
+    Err(Error::failed(message).hint(hint))
 }
 
 fn check_needs(info: &PluginInfo) -> Result<()> {
@@ -295,10 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn an_older_minor_is_taken_and_a_newer_one_is_refused_with_what_to_update() {
+        assert!(check_contract((1, 0), (1, 1)).is_ok() && check_contract((1, 1), (1, 1)).is_ok());
+        let error = check_contract((1, 1), (1, 0)).unwrap_err();
+        assert_eq!(error.message(), "it speaks contract 1.1, this host speaks 1.0");
+        assert!(error.hint_text().unwrap().starts_with("update pretext"));
+        let error = check_contract((1, 3), (2, 0)).unwrap_err();
+        assert!(error.hint_text().unwrap().starts_with("rebuild the plugin"));
+    }
+
+    #[test]
     fn another_major_and_a_damaged_section_are_told_apart() {
         assert!(check_section(&section(abi::MAJOR, b"{}")).is_ok());
         let error = check_section(&section(9, b"{}")).unwrap_err();
-        assert_eq!(error.message(), "it speaks contract 9.0, this host speaks 1.0");
+        let ours = format!("{}.{}", abi::MAJOR, abi::MINOR);
+        assert_eq!(error.message(), format!("it speaks contract 9.0, this host speaks {ours}"));
         let mut bytes = section(abi::MAJOR, b"{}");
         bytes[HEADER] = b'[';
         assert_eq!(check_section(&bytes).unwrap_err().message(), "its metadata is damaged");

@@ -4,6 +4,7 @@
 mod compute;
 #[cfg(test)]
 mod contract_tests;
+pub mod course;
 mod crossing;
 mod declare;
 pub mod find;
@@ -14,6 +15,7 @@ pub mod session;
 mod slots;
 mod view;
 
+pub use course::{AskedStage, AskedTraining, Course, StageFeatures};
 pub use find::{Catalogue, Found, Refused, SearchPath};
 pub use metadata::{MethodInfo, PluginInfo};
 pub use session::{Building, Session, Setting, Told, ViewSource};

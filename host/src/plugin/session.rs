@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use pretext_plugin_api::abi::value::{Handle, status};
 use pretext_plugin_api::abi::{self, Instance, MethodTableRef, Status};
 
+use super::course::{Course, Parts};
 use super::crossing::Refusal;
 use super::declare::Thing;
 use super::handle::{FIRST, Named};
@@ -124,6 +125,12 @@ pub(super) struct Context {
     /// The list that the last fact pointed at.
     pub(super) ints: Vec<i64>,
     pub(super) views: Vec<AskedView>,
+    /// Whether stages may be declared now, and those that were.
+    pub(super) staging: bool,
+    pub(super) parts: Parts,
+    pub(super) course: Course,
+    /// Which training this instance is for.
+    pub(super) training: usize,
     pub(super) planning: bool,
     pub(super) building: Option<Building>,
     pub(super) now: Option<Now>,
@@ -210,7 +217,20 @@ impl Session {
     /// # Errors
     /// When the method refuses its options or asks for a view that isn't offered.
     pub fn open(method: &str, table: MethodTableRef, options: Values) -> Result<Self> {
-        let context = Context { options, generation: FIRST, ..Context::default() };
+        Self::open_training(method, table, options, 0)
+    }
+
+    /// The same for training number `training` of the method's course.
+    ///
+    /// # Errors
+    /// As [`Session::open`], and when there is no such training.
+    pub fn open_training(
+        method: &str,
+        table: MethodTableRef,
+        options: Values,
+        training: usize,
+    ) -> Result<Self> {
+        let context = Context { options, training, generation: FIRST, ..Context::default() };
         let context = Box::new(RefCell::new(context));
         let mut session =
             Self { method: method.to_owned(), table, instance: std::ptr::null_mut(), context };
@@ -222,6 +242,7 @@ impl Session {
             unsafe { create(slots::table(), pointer, &raw mut instance) }
         })?;
         session.instance = instance;
+        session.read_course()?;
         session.context.borrow_mut().planning = true;
         let plan = table.plan();
         // SAFETY: `create` made the instance, and no other call is under way.
@@ -229,6 +250,32 @@ impl Session {
         session.context.borrow_mut().planning = false;
         planned?;
         Ok(session)
+    }
+
+    /// Lets the method declare its course, where its table has a slot for that: those of contract 1.0
+    /// don't.
+    fn read_course(&mut self) -> Result<()> {
+        let Some(stages) = self.table.stages() else { return Ok(()) };
+        self.context.borrow_mut().staging = true;
+        let instance = self.instance;
+        // SAFETY: `create` made the instance, and no other call is under way.
+        let declared = self.callback("stages", || unsafe { stages(instance) });
+        let mut context = self.context.borrow_mut();
+        context.staging = false;
+        declared?;
+        context.course = std::mem::take(&mut context.parts).finish()?;
+        match context.course.0.len() {
+            n if context.training < n => Ok(()),
+            n => Err(Error::failed(format!(
+                "the method has {n} trainings, so no number {}",
+                context.training
+            ))),
+        }
+    }
+
+    /// What the method's run consists of.
+    pub fn course(&self) -> Course {
+        self.context.borrow().course.clone()
     }
 
     fn pointer(&self) -> *mut abi::Context {
@@ -266,6 +313,23 @@ impl Session {
     /// The teacher's backbone, if a teacher has one.
     pub fn teacher_backbone(&self) -> Option<Rc<dyn crate::module::Module>> {
         self.module(true)
+    }
+
+    /// What the names of the student's or the teacher's backbone start with in `state`, such as
+    /// `student.backbone.`; empty where there is none, or it has no parameters.
+    pub fn backbone_prefix(&self, state: &State, teacher: bool) -> String {
+        let context = self.context.borrow();
+        let mut things = context.things.iter();
+        let found = things.find_map(|(name, thing)| match thing {
+            Thing::Module(built) if built.backbone && built.teacher == teacher => {
+                Some((name, *built.module.parameters().first()?))
+            }
+            _ => None,
+        });
+        let Some((name, first)) = found else { return String::new() };
+        // `student.NAME.`, or `TEACHER.NAME.`; a name may hold dots itself.
+        let (full, own) = (&state.get(first).name, format!(".{name}."));
+        full.find(&own).map_or_else(String::new, |at| full[..at + own.len()].to_owned())
     }
 
     fn module(&self, teacher: bool) -> Option<Rc<dyn crate::module::Module>> {

@@ -106,6 +106,8 @@ pub struct ReportInput {
     pub wall_seconds: Option<f64>,
     /// The records of `metrics.jsonl`: each numeric key becomes a chart.
     pub metrics: Vec<Record>,
+    /// The stages before trainings, with named figures of the clusters that each found.
+    pub stages: Vec<(String, Vec<(String, f64)>)>,
     /// Those keys of the records that are schedules.
     pub schedules: Vec<String>,
     /// What deserves attention, such as skipped files or signs of collapse.

@@ -1,6 +1,6 @@
 //! The page: its parts in order, each left out when there is nothing to show.
 
-use super::text::{add, escape};
+use super::text::{add, escape, number, words};
 use super::{ReportInput, figures, scatter, sheet};
 use crate::Result;
 
@@ -34,6 +34,11 @@ pub(super) fn render(input: &ReportInput) -> Result<String> {
             "Map of the features",
             "t-SNE of the features of test images: near each other means alike to the backbone.",
             map,
+        ),
+        (
+            "Stages",
+            "The clusters that each stage found. Purity is the share of frames whose class is the most frequent one of their cluster; mutual information is 0 to 1.",
+            stages(&input.stages),
         ),
         ("Curves", "", figures::curves(input)),
         ("Schedules", "", figures::schedules(input)),
@@ -78,6 +83,36 @@ fn warnings(warnings: &[String]) -> String {
     }
     let items: String = warnings.iter().map(|text| format!("<li>{}</li>", escape(text))).collect();
     format!("<ul class=\"warnings\">{items}</ul>")
+}
+
+/// One row per stage, one column per figure that any of them has.
+fn stages(stages: &[(String, Vec<(String, f64)>)]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in stages.iter().flat_map(|(_, figures)| figures) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    if names.is_empty() {
+        return String::new();
+    }
+    let heading: String = names.iter().map(|name| format!("<th>{}</th>", words(name))).collect();
+    let row = |(stage, figures): &(String, Vec<(String, f64)>)| {
+        let value = |name: &&str| {
+            let found = figures.iter().find(|(known, _)| known == name);
+            let text = found.map_or_else(String::new, |(_, value)| number(*value));
+            format!("<td>{text}</td>")
+        };
+        format!(
+            "<tr><th>{}</th>{}</tr>",
+            escape(stage),
+            names.iter().map(value).collect::<String>()
+        )
+    };
+    format!(
+        "<table><tr><th></th>{heading}</tr>{}</table>",
+        stages.iter().map(row).collect::<String>()
+    )
 }
 
 fn recipe(recipe: &str) -> String {
@@ -134,6 +169,10 @@ mod tests {
             samples_per_second: Some(512.0),
             wall_seconds: Some(75.0),
             metrics: (1..=n).map(record).collect(),
+            stages: vec![
+                ("units-1".to_owned(), vec![("clusters_used".to_owned(), 64.0)]),
+                ("units-2".to_owned(), vec![("purity".to_owned(), 0.5)]),
+            ],
             schedules: vec!["lr".to_owned()],
             warnings: vec!["3 files were skipped".to_owned()],
             views: ViewSheet {
@@ -175,6 +214,7 @@ mod tests {
             "Loss",
             "Nearest neighbours",
             "Map of the features",
+            "Stages",
             "Schedules",
             "What the method saw",
             "Recipe",

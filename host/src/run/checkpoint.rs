@@ -41,17 +41,19 @@ pub struct Checkpoint {
 }
 
 /// Which checkpoints stay when a new one is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
     /// The newest so many, at least one.
     pub newest: usize,
     /// Besides, each whose step is a multiple of this.
     pub every: Option<u64>,
+    /// Besides, each of these steps.
+    pub steps: Vec<u64>,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { newest: 3, every: None }
+        Self { newest: 3, every: None, steps: Vec::new() }
     }
 }
 
@@ -74,7 +76,10 @@ impl Checkpoint {
     /// Until the last rename only a hidden sibling is touched, so a full disk or a crash leaves
     /// older checkpoints as they were.
     pub(super) fn write(&self, folder: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+        if !folder.is_dir() {
+            fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+            sync_parent(folder)?;
+        }
         let name = format!("step-{:06}", self.step);
         let (path, aside) = (folder.join(&name), folder.join(format!(".{name}.partial")));
         remove(&aside)?;
@@ -190,7 +195,8 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// Renames `aside` to `path`; a checkpoint that lies there already (a damaged one that a resumed
-/// run passed again) steps aside first, so that there is a whole one at any time.
+/// run passed again) steps aside first, and comes back where that fails; after a crash in between [`sweep`] brings
+/// it back.
 fn move_in_place(aside: &Path, path: &Path) -> Result<()> {
     let old = aside.with_extension("old");
     remove(&old)?;
@@ -199,7 +205,11 @@ fn move_in_place(aside: &Path, path: &Path) -> Result<()> {
     if path.exists() {
         rename(path, &old)?;
     }
-    rename(aside, path)?;
+    if let Err(error) = rename(aside, path) {
+        // The first error is the one to report.
+        fs::rename(&old, path).ok();
+        return Err(error);
+    }
     sync_parent(path)?;
     remove(&old)
 }
@@ -245,24 +255,32 @@ pub fn find_newest(folder: &Path) -> Result<Found> {
 }
 
 /// Removes what `keep` doesn't keep among the checkpoints up to `step`, and leftovers of a crash.
-pub(super) fn prune(folder: &Path, step: u64, keep: Keep) -> Result<()> {
+pub(super) fn prune(folder: &Path, step: u64, keep: &Keep) -> Result<()> {
     let up_to_now = list(folder)?.into_iter().filter(|(of, _)| *of <= step);
     for (of, path) in up_to_now.skip(keep.newest.max(1)) {
-        if keep.every.is_none_or(|every| every == 0 || of % every != 0) {
+        let asked = keep.every.is_some_and(|every| every != 0 && of % every == 0);
+        if !asked && !keep.steps.contains(&of) {
             remove(&path)?;
         }
     }
     Ok(())
 }
 
-/// Removes what a crash left half written or half replaced.
+/// Removes what a crash left half written, and brings back what stepped aside for it.
 pub(super) fn sweep(folder: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     for entry in entries.flatten() {
-        let name = entry.file_name();
+        let (name, path) = (entry.file_name(), entry.path());
         let name = name.to_string_lossy();
-        if name.starts_with(".step-") && entry.path().is_dir() {
-            remove(&entry.path())?;
+        if !name.starts_with(".step-") || !path.is_dir() {
+            continue;
+        }
+        let place = name.strip_suffix(".old").map(|name| folder.join(name.trim_start_matches('.')));
+        match place.filter(|place| !place.exists()) {
+            Some(place) => {
+                fs::rename(&path, &place).map_err(|error| cannot_write(&place, &error))?;
+            }
+            None => remove(&path)?,
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::{Error, Result};
 
 /// Says in words why `path` couldn't be written, with what to do about it.
-pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Error {
     let failed = Error::failed(format!("can't write `{}`", path.display())).because(error);
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -23,7 +23,7 @@ pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
 }
 
 /// Says in words why `path` couldn't be read.
-pub(super) fn cannot_read(path: &Path, error: &impl std::fmt::Display) -> Error {
+pub(crate) fn cannot_read(path: &Path, error: &impl std::fmt::Display) -> Error {
     Error::failed(format!("can't read `{}`", path.display())).because(error)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Replaces the file at `path`: readers see the old bytes or the new ones, never a part.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let aside = path.with_added_extension("partial");
     write_new(&aside, bytes)?;
     fs::rename(&aside, path).map_err(|error| cannot_write(path, &error))?;
@@ -46,8 +46,10 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Waits until the renames in the folder of `path` are on the disk.
-pub(super) fn sync_parent(path: &Path) -> Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
+    // A bare name lies in the folder that one is in.
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     match File::open(parent).and_then(|folder| folder.sync_all()) {
         // Some network file systems can't sync a folder; there the rename itself is durable.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
@@ -56,7 +58,7 @@ pub(super) fn sync_parent(path: &Path) -> Result<()> {
 }
 
 /// The SHA-256 of `bytes`, in hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

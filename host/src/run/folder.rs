@@ -57,6 +57,11 @@ impl Run {
         self
     }
 
+    /// Keeps the checkpoints after these steps besides: the ends of trainings.
+    pub fn keep_steps(&mut self, steps: Vec<u64>) {
+        self.keep.steps = steps;
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -82,7 +87,12 @@ impl Run {
     pub fn read_recipe(path: &Path) -> Result<toml::Table> {
         let path = path.join("recipe.toml");
         let text = fs::read_to_string(&path).map_err(|error| cannot_read(&path, &error))?;
-        text.parse().map_err(|error| cannot_read(&path, &error))
+        text.parse().map_err(|error: toml::de::Error| {
+            cannot_read(&path, &error.message()).hint(
+                "it is the recipe that the run was started with; \
+                 `pretext train METHOD --dry-run` prints such a one",
+            )
+        })
     }
 
     /// Writes `manifest.json`.
@@ -113,7 +123,7 @@ impl Run {
         self.metrics.sync()?;
         self.timings.sync()?;
         let path = checkpoint.write(&self.checkpoints())?;
-        checkpoint::prune(&self.checkpoints(), checkpoint.step, self.keep)?;
+        checkpoint::prune(&self.checkpoints(), checkpoint.step, &self.keep)?;
         Ok(path)
     }
 
@@ -170,6 +180,21 @@ mod tests {
     fn steps(run: &Path) -> Vec<u64> {
         let list = checkpoint::list(&run.join("checkpoints")).unwrap();
         list.into_iter().map(|(step, _)| step).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_that_stepped_aside_comes_back_where_its_successor_never_came() {
+        let root = tempfile::tempdir().unwrap();
+        let mut run = new_run(root.path());
+        let path = run.save(&checkpoint(12)).unwrap();
+        let folder = run.path().to_owned();
+        drop(run);
+        // As a crash between the two renames leaves them.
+        fs::rename(&path, path.with_file_name(".step-000012.old")).unwrap();
+        fs::create_dir(path.with_file_name(".step-000012.partial")).unwrap();
+        let (_run, found) = Run::resume(&folder).unwrap();
+        assert_eq!(found.newest.unwrap().1.step, 12);
+        assert!(!path.with_file_name(".step-000012.partial").exists());
     }
 
     #[test]
@@ -236,11 +261,12 @@ mod tests {
     #[test]
     fn the_newest_stay_and_each_whose_step_was_asked_for() {
         let root = tempfile::tempdir().unwrap();
-        let mut run = new_run(root.path()).keeping(Keep { newest: 2, every: Some(4) });
+        let mut run =
+            new_run(root.path()).keeping(Keep { newest: 2, every: Some(4), steps: vec![1] });
         for step in 1..=7 {
             run.save(&checkpoint(step)).unwrap();
         }
-        assert_eq!(steps(run.path()), [7, 6, 4]);
+        assert_eq!(steps(run.path()), [7, 6, 4, 1]);
     }
 
     #[test]

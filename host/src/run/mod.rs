@@ -14,19 +14,23 @@
 
 mod checkpoint;
 mod clock;
-mod disk;
+pub(crate) mod disk;
 mod folder;
 mod lock;
 mod log;
 mod machine;
 mod manifest;
 mod name;
+mod npy;
+mod tensors;
 
 pub use checkpoint::{Checkpoint, Found, Keep, NamedTensors, find_newest, list};
 pub use clock::utc;
-pub use disk::sha256_of;
+pub use disk::{replace, sha256_of};
 pub use folder::{Run, write_report};
 pub use log::{Record, read};
 pub use machine::Machine;
 pub use manifest::{Manifest, PluginRecord, Resumption};
-pub use name::Name;
+pub use name::{Name, check_name};
+pub use npy::write_npy;
+pub use tensors::{read_tensors, write_described, write_tensors};

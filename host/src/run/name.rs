@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::disk::cannot_write;
+use super::disk::{cannot_write, sync_parent};
 use crate::{Error, Result};
 
 /// How a new run is called.
@@ -27,12 +27,14 @@ impl Name<'_> {
     /// Making a folder is atomic, so two runs that start together get two numbers.
     pub(super) fn claim(self, root: &Path) -> Result<PathBuf> {
         fs::create_dir_all(root).map_err(|error| no_runs(root, &error))?;
-        match self {
+        let path = match self {
             Self::Given(name) => claim_given(root, name),
             Self::Numbered { method, data } => {
                 claim_numbered(root, &format!("{}-{}", tame(method), tame(data)))
             }
-        }
+        }?;
+        sync_parent(&path)?;
+        Ok(path)
     }
 }
 
@@ -46,12 +48,21 @@ fn no_runs(root: &Path, error: &std::io::Error) -> Error {
         .hint("name a folder that you may write to, such as `runs=my-runs`")
 }
 
-fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
+/// Whether a run can be called `name`.
+///
+/// # Errors
+/// When it can't: its folder would lie elsewhere, or be hidden.
+pub fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_alphanumeric() || "-_.+=@".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(fine) {
         return Err(Error::asked_wrongly(format!("a run can't be called `{name}`"))
             .hint("use letters, digits, `-`, `_` and `.`, such as `run=first-try`"));
     }
+    Ok(())
+}
+
+fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
+    check_name(name)?;
     let path = root.join(name);
     match fs::create_dir(&path) {
         Ok(()) => Ok(path),

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::evaluate::{Answer, Evaluation};
 use super::page::{Look, page};
-use super::prepare::{Prepared, prepare, restore};
+use super::prepare::{Opened, Prepared, prepare_training, restore};
 use super::probing::{Baselines, ask_fully, evaluation};
 use crate::config::Recipe;
+use crate::data::units::Units;
 use crate::plugin::Found;
 use crate::run::find_newest;
 use crate::{Error, Result};
@@ -37,9 +38,16 @@ pub fn again(folder: &Path, recipe: &Recipe, plugin: &Found) -> Result<Again> {
         return Err(Error::failed(format!("`{}` has no whole checkpoint", folder.display()))
             .hint(format!("start it with `pretext train --resume {}`", folder.display())));
     };
-    let mut prepared = prepare(recipe, plugin)?;
+    let opened = Opened::new(recipe)?;
+    let mut prepared = prepare_training(recipe, plugin, &opened, 0)?;
+    let training = prepared.training_of(checkpoint.step);
+    if training > 0 {
+        prepared = prepare_training(recipe, plugin, &opened, training)?;
+    }
     let evaluation = evaluation(recipe, &prepared)?;
     let baselines = Baselines::of(&evaluation, &prepared)?;
+    // The report shows views, not their units.
+    prepared.units = Units::blank();
     let step = checkpoint.step;
     restore(&mut prepared.trainer, checkpoint)?;
     let answer = ask_fully(&evaluation, &prepared)?;

@@ -22,6 +22,15 @@ pub enum Event {
     Warning(String),
     /// A stretch of work beside training began, such as a probe.
     Phase(String),
+    /// A stage is done.
+    Stage {
+        /// Its name.
+        stage: String,
+        /// The step before which it is needed.
+        step: u64,
+        /// Named figures of its clusters in order, such as (`perplexity`, 71.5).
+        figures: Vec<(String, f64)>,
+    },
     /// A probe was done.
     Probe {
         /// The step after which it ran.

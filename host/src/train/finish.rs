@@ -4,7 +4,7 @@ use super::evaluate::{Evaluation, Figures};
 use super::event::{Event, Observer};
 use super::page::{Look, page};
 use super::prepare::Prepared;
-use super::probing::{Baselines, ask_fully, write_figures};
+use super::probing::{Baselines, already_asked, ask_fully, write_figures};
 use super::run::Outcome;
 use crate::Result;
 use crate::config::Recipe;
@@ -39,10 +39,11 @@ pub(super) fn finish(
     observer.event(Event::Phase("asking the trained backbone".to_owned()));
     let answer = ask_fully(evaluation, prepared)?;
     let mut figures = answer.figures.named();
-    if !already_asked(folder, prepared.total_steps)? {
-        write_figures(folder, prepared.total_steps, &figures)?;
+    let step = prepared.last_step();
+    if !already_asked(folder, step)? {
+        write_figures(folder, step, &figures)?;
     }
-    observer.event(Event::Probe { step: prepared.total_steps, figures: figures.clone() });
+    observer.event(Event::Probe { step, figures: figures.clone() });
     observer.event(Event::Phase("writing the report".to_owned()));
     let look = Look { recipe, prepared, evaluation, baselines, answer: &answer };
     let report = folder.write_report(&page(&look, folder.path())?)?;
@@ -55,15 +56,6 @@ pub(super) fn finish(
         report: report.display().to_string(),
     });
     Ok(Outcome { run: folder.path().to_owned(), figures })
-}
-
-/// Whether the records hold the last probe: the run ended before and is only looked at again.
-fn already_asked(folder: &Run, step: u64) -> Result<bool> {
-    let records = crate::run::read(&folder.path().join("metrics.jsonl"))?;
-    Ok(records.last().is_some_and(|last| {
-        last.get("step").and_then(serde_json::Value::as_u64) == Some(step)
-            && last.contains_key("rank")
-    }))
 }
 
 fn summary(ending: &Ending<'_>, learned: &Figures) -> Vec<String> {

@@ -100,6 +100,14 @@ impl Inputs {
         let mut order: Vec<usize> = (0..data.len()).collect();
         Stream::new(wanted.seed, "probe", 0, 0).shuffle(&mut order);
         order.truncate(limit);
+        Self::of(data, &order, wanted)
+    }
+
+    /// The samples of `data` at the places in `order`. Broken ones are left out.
+    ///
+    /// # Errors
+    /// When a sample can't be brought to the form.
+    pub fn of(data: &Arc<dyn Dataset>, order: &[usize], wanted: &Wanted) -> Result<Self> {
         let labelled = order.iter().all(|index| data.label(*index).is_some());
         let made: Vec<Option<Result<One>>> = order
             .par_iter()
@@ -111,7 +119,7 @@ impl Inputs {
             labels: Vec::new(),
             indices: Vec::new(),
         };
-        for (index, one) in order.into_iter().zip(made) {
+        for (&index, one) in order.iter().zip(made) {
             let Some(one) = one else { continue };
             inputs.samples.push(one?);
             inputs.indices.push(index);

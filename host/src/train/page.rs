@@ -54,6 +54,8 @@ pub(super) struct Look<'a> {
 pub(super) fn page(look: &Look<'_>, folder: &Path) -> Result<String> {
     let Look { recipe, prepared, answer, .. } = *look;
     let timings = crate::run::read(&folder.join("timings.jsonl"))?;
+    let records = crate::run::read(&folder.join("metrics.jsonl"))?;
+    let (stages, metrics) = records.into_iter().partition(|record| record.contains_key("stage"));
     render(&ReportInput {
         run: folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into()),
         method: recipe.method.clone(),
@@ -65,7 +67,8 @@ pub(super) fn page(look: &Look<'_>, folder: &Path) -> Result<String> {
         spread: Some(answer.figures.spread),
         samples_per_second: median(&timings, "samples_per_second"),
         wall_seconds: Some(timings.iter().filter_map(|r| r.get("seconds")?.as_f64()).sum()),
-        metrics: crate::run::read(&folder.join("metrics.jsonl"))?,
+        metrics,
+        stages: stage_figures(stages),
         schedules: SCHEDULES.map(str::to_owned).to_vec(),
         warnings: warnings(look),
         views: views(recipe, prepared)?,
@@ -74,6 +77,17 @@ pub(super) fn page(look: &Look<'_>, folder: &Path) -> Result<String> {
         recipe: recipe.to_toml()?,
         manifest: manifest(folder)?,
     })
+}
+
+/// The records of stages as names and figures.
+fn stage_figures(records: Vec<Record>) -> Vec<(String, Vec<(String, f64)>)> {
+    let row = |record: Record| {
+        let name = record.get("stage").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let figures = record.iter().filter(|(key, _)| *key != "step");
+        let figures = figures.filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)));
+        (name.to_owned(), figures.collect())
+    };
+    records.into_iter().map(row).collect()
 }
 
 fn backbone(recipe: &Recipe) -> String {
@@ -143,6 +157,7 @@ fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
         prefetch: 1,
         end: Some(1),
         max_seconds: recipe.data.max_seconds,
+        units: prepared.units.clone(),
         ..LoaderOptions::default()
     };
     let mut loader = Loader::new(prepared.data.clone(), &prepared.plan, options)?;

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use super::optimizer::{Clip, Optimizer, Rule};
+use super::start::Start;
 use super::step::{Learner, Rules, Trainer};
 use super::views::{BatchViews, largest_input, plan, random_views};
 use crate::config::{ClipMode, Data, OptimizerKind, Recipe, Train};
 use crate::data::dataset::{Content, Dataset, LabelRule, OpenOptions, Patterns, Split, open};
+use crate::data::units::Units;
 use crate::data::view::ViewPlan;
 use crate::engine::device;
 use crate::module::Forward;
-use crate::plugin::{Building, Found, Session, Told, load};
+use crate::plugin::{Building, Course, Found, Session, Told, load};
 use crate::run::{Checkpoint, Record};
 use crate::schedule::{Progress, Schedule};
-use crate::state::{BufferId, Frozen, ParamId, State};
+use crate::state::{Frozen, ParamId, State};
 use crate::{Error, Result};
 
 /// Bytes of decoded samples that stay in memory, at most.
@@ -36,8 +38,67 @@ pub struct Prepared {
     pub shape: Vec<usize>,
     /// Steps of one epoch.
     pub steps_per_epoch: u64,
-    /// Steps of the run.
+    /// Steps of this training.
     pub total_steps: u64,
+    /// What its stages have found.
+    pub units: Units,
+    /// What the run consists of.
+    pub course: Course,
+    /// Which of its trainings this is.
+    pub training: usize,
+    /// Where each training begins and ends, in steps of the run.
+    pub spans: Vec<(u64, u64)>,
+}
+
+impl Prepared {
+    /// Steps of the run before this training.
+    pub fn first_step(&self) -> u64 {
+        self.spans[self.training].0
+    }
+
+    /// Steps of the run when this training ends.
+    pub fn last_step(&self) -> u64 {
+        self.spans[self.training].1
+    }
+
+    /// Steps of the run.
+    pub fn run_steps(&self) -> u64 {
+        self.spans.last().map_or(0, |(_, end)| *end)
+    }
+
+    /// The training's name; empty where the method declares none.
+    pub fn phase(&self) -> &str {
+        &self.course.0[self.training].name
+    }
+
+    /// The training in which step `step` of the run was taken; the first where none was.
+    pub fn training_of(&self, step: u64) -> usize {
+        self.spans.iter().position(|(_, end)| step <= *end).unwrap_or(self.training)
+    }
+}
+
+/// The data of a run, opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// What it trains on.
+    pub data: Arc<dyn Dataset>,
+    /// What probes ask about, where the data has such a part.
+    pub test: Option<Arc<dyn Dataset>>,
+}
+
+impl Opened {
+    /// Opens what the recipe trains on and what its probes ask about.
+    ///
+    /// # Errors
+    /// When either can't be opened.
+    pub fn new(recipe: &Recipe) -> Result<Self> {
+        let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
+        let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false);
+        // Data without a test split is no error, but what the recipe names must be there.
+        let named = !recipe.data.test_source.is_empty() || !recipe.data.test_include.is_empty();
+        let test = if named { Some(test?) } else { test.ok() };
+        Ok(Self { data, test })
+    }
 }
 
 impl Learner for Session {
@@ -48,19 +109,31 @@ impl Learner for Session {
     }
 }
 
-/// Opens data and plugin and builds what the recipe asks for; writes nothing.
+/// Opens data and plugin and builds what the recipe asks for, for its first training; writes nothing.
 ///
 /// # Errors
 /// When the data can't be opened, the method refuses its options, or the parts don't fit.
 pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
+    prepare_training(recipe, plugin, &Opened::new(recipe)?, 0)
+}
+
+/// The same for training number `training` of the method's course, on data that are open. What a stage
+/// has found is not in its views yet.
+///
+/// # Errors
+/// As [`prepare`], and when there is no such training.
+pub fn prepare_training(
+    recipe: &Recipe,
+    plugin: &Found,
+    opened: &Opened,
+    training: usize,
+) -> Result<Prepared> {
     let device = device::open(&recipe.device)?;
-    let data = open_split(recipe, &recipe.data.source, &recipe.data.split, true)?;
-    let test = open_split(recipe, recipe.data.asked_about(), &recipe.data.test_split, false);
-    // Data without a test split is no error, but what the recipe names must be there.
-    let named = !recipe.data.test_source.is_empty() || !recipe.data.test_include.is_empty();
-    let test = if named { Some(test?) } else { test.ok() };
+    let Opened { data, test } = opened.clone();
     let table = load::open(&plugin.path, &recipe.method)?;
-    let mut session = Session::open(&recipe.method, table, recipe.options.clone())?;
+    let options = recipe.options.clone();
+    let mut session = Session::open_training(&recipe.method, table, options, training)?;
+    let course = session.course();
     let backbone_options = recipe.backbone.options.to_map();
     let plan = plan(&session.views(), &recipe.backbone.kind, &backbone_options)?;
     crate::data::check(&plan, data.content())?;
@@ -88,14 +161,29 @@ pub fn prepare(recipe: &Recipe, plugin: &Found) -> Result<Prepared> {
         return Err(Error::asked_wrongly(format!("{n} samples don't fill one batch of {batch}"))
             .hint(format!("train with `batch={}` or less", n.min(32))));
     }
-    let total_steps = match recipe.train.steps {
+    let run_steps = match recipe.train.steps {
         0 => (recipe.train.epochs * steps_per_epoch as f64).round().max(1.0) as u64,
         steps => steps,
     };
+    let spans = course.spans(run_steps)?;
+    let total_steps = spans[training].1 - spans[training].0;
     let optimizer = Optimizer::new(rule(&recipe.train), &state);
     let rules = rules(recipe);
     let trainer = Trainer { state, optimizer, averages, rules, profile: None };
-    Ok(Prepared { session, trainer, data, test, plan, shape, steps_per_epoch, total_steps })
+    Ok(Prepared {
+        session,
+        trainer,
+        data,
+        test,
+        plan,
+        shape,
+        steps_per_epoch,
+        total_steps,
+        units: Units::default(),
+        course,
+        training,
+        spans,
+    })
 }
 
 /// Most published recipes leave biases and norms, which are 1-D, out of weight decay.
@@ -115,8 +203,8 @@ fn open_split(recipe: &Recipe, source: &str, split: &str, train: bool) -> Result
     let data = &recipe.data;
     // Built-in sets take their size and count in their name.
     let source = match source {
-        "shapes" if data.size > 0 && data.n > 0 => format!("shapes:{}:{}", data.size, data.n),
-        "shapes" if data.size > 0 => format!("shapes:{}", data.size),
+        "shapes" if data.size > 0 => format!("shapes:{}:{}", data.size, data.n),
+        "shapes" => format!("shapes::{}", data.n),
         "speech" => format!("speech:{}", data.n),
         other => other.to_owned(),
     };
@@ -194,8 +282,17 @@ pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<(
         })?;
         state.assign(id, value)?;
     }
-    for (index, (_, value)) in checkpoint.buffers.into_iter().enumerate() {
-        state.set_buffer(BufferId(index), value)?;
+    let unknown = |name: &str| {
+        Error::failed(format!("the checkpoint's buffer `{name}` is not the recipe's"))
+            .hint("resume with the run's own recipe and plugin")
+    };
+    if checkpoint.buffers.len() < state.buffers().len() {
+        return Err(Error::failed("the checkpoint lacks buffers that the recipe builds")
+            .hint("resume with the run's own recipe and plugin"));
+    }
+    for (name, value) in checkpoint.buffers {
+        let id = state.find_buffer(&name).ok_or_else(|| unknown(&name))?;
+        state.set_buffer(id, value)?;
     }
     optimizer.import(state, &checkpoint.moments)
 }
@@ -234,16 +331,34 @@ pub(super) fn describe(recipe: &Recipe, prepared: &Prepared) -> Vec<String> {
         ),
         format!(
             "training  {} steps of {} samples, {} steps an epoch; {}",
-            prepared.total_steps,
+            prepared.run_steps(),
             train.batch as u64 * train.accumulate,
             prepared.steps_per_epoch,
             train.lr_rule()
         ),
     ];
+    if prepared.course.0.iter().any(|training| !training.name.is_empty()) {
+        plan.push(format!("course    {}", course_line(prepared)));
+    }
     if prepared.test.is_none() {
         plan.push("probes    none: the data has no labelled test split".to_owned());
     }
     plan
+}
+
+/// Stages and trainings in order, each with its size.
+fn course_line(prepared: &Prepared) -> String {
+    let mut parts = Vec::new();
+    for (training, (begin, end)) in prepared.course.0.iter().zip(&prepared.spans) {
+        for stage in &training.stages {
+            parts.push(format!(
+                "{} ({} clusters of {})",
+                stage.name, stage.clusters, stage.features
+            ));
+        }
+        parts.push(format!("{} ({} steps)", training.name, end - begin));
+    }
+    parts.join(", ")
 }
 
 /// What a recipe comes to, before anything is trained.
@@ -262,6 +377,11 @@ pub struct Plan {
 /// As [`prepare`], or when the step fails.
 pub fn plan_lines(recipe: &Recipe, plugin: &Found) -> Result<Plan> {
     let mut prepared = prepare(recipe, plugin)?;
+    // What a run would be refused for is refused here too.
+    Start::read(recipe, &prepared.session, &prepared.trainer)?;
+    if !recipe.run.is_empty() {
+        crate::run::check_name(&recipe.run)?;
+    }
     let lines = describe(recipe, &prepared);
     let memory = memory(recipe, &mut prepared)?;
     Ok(Plan { lines, memory })

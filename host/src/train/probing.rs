@@ -39,13 +39,18 @@ impl Baselines {
 /// # Errors
 /// When no sample can be read.
 pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
-    let Prepared { data, test, shape, plan, .. } = prepared;
-    let side = match (recipe.data.size, shape.as_slice()) {
+    let Prepared { data, test, plan, .. } = prepared;
+    let form = form(recipe, prepared);
+    Evaluation::new(data, test.as_ref(), (form, plan.grid.clone()), recipe)
+}
+
+/// How `prepared`'s backbone takes samples that it is asked about.
+pub(super) fn form(recipe: &Recipe, prepared: &Prepared) -> Form {
+    let side = match (recipe.data.size, prepared.shape.as_slice()) {
         (0, &[_, _, side]) => side.max(1),
         (size, _) => size.max(1),
     };
-    let form = Form::of(data.content(), shape, side);
-    Evaluation::new(data, test.as_ref(), (form, plan.grid.clone()), recipe)
+    Form::of(prepared.data.content(), &prepared.shape, side)
 }
 
 /// Asks the teacher's backbone, or the student's where there is no teacher.
@@ -81,4 +86,12 @@ pub(super) fn write_figures(folder: &mut Run, step: u64, figures: &[(String, f64
         record.insert(name.clone(), (*value).into());
     }
     folder.metric(&record)
+}
+
+/// Whether the records hold the probe after step `step`: it was asked before a stop.
+pub(super) fn already_asked(folder: &Run, step: u64) -> Result<bool> {
+    let records = crate::run::read(&folder.path().join("metrics.jsonl"))?;
+    let at =
+        |record: &&Record| record.get("step").and_then(serde_json::Value::as_u64) == Some(step);
+    Ok(records.iter().rev().take_while(at).any(|record| record.contains_key("rank")))
 }

@@ -8,17 +8,21 @@ use super::evaluate::Evaluation;
 use super::event::{Event, Observer, StepReport};
 use super::finish::{Ending, Work, finish};
 use super::pace::Pace;
-use super::prepare::{Prepared, checkpoint, describe, prepare, restore};
-use super::probing::{Baselines, ask, evaluation, write_figures};
+use super::prepare::{Opened, Prepared, checkpoint, describe, prepare_training};
+use super::probing::{Baselines, already_asked, ask, ask_fully, evaluation, write_figures};
+use super::stage::Stages;
+use super::start::Start;
 use super::step::Taken;
+use super::trainings::Trainings;
 use super::views::BatchViews;
 use crate::config::Recipe;
 use crate::data::loader::{Loader, LoaderOptions};
-use crate::plugin::Found;
+use crate::plugin::{AskedStage, Found};
 use crate::run::{
     Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Resumption, Run,
 };
 use crate::schedule::Progress;
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// What to run.
@@ -52,27 +56,37 @@ pub fn run(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let recipe = &request.recipe;
-    let mut prepared = prepare(recipe, request.plugin)?;
-    let (mut folder, checkpoint) = open_folder(request, observer)?;
+    let opened = Opened::new(recipe)?;
+    let mut prepared = prepare_training(recipe, request.plugin, &opened, 0)?;
+    // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
+    let read = |prepared: &Prepared| Start::read(recipe, &prepared.session, &prepared.trainer);
+    let start = if request.resume.is_none() { Some(read(&prepared)?) } else { None };
+    let (mut folder, checkpoint) = open_folder(request, prepared.run_steps(), observer)?;
     let from_step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     observer.event(Event::Started {
         run: folder.path().display().to_string(),
         plan: describe(recipe, &prepared),
         from_step,
-        total_steps: prepared.total_steps,
+        total_steps: prepared.run_steps(),
     });
     observer.event(Event::Phase("asking the untrained backbone".to_owned()));
     let evaluation = evaluation(recipe, &prepared)?;
     let baselines = Baselines::of(&evaluation, &prepared)?;
-    if let Some(checkpoint) = checkpoint {
-        restore(&mut prepared.trainer, checkpoint)?;
-    }
-    let mut steps = Steps { recipe, folder: &mut folder, evaluation: &evaluation, observer, stop };
-    if let Err(error) = steps.turn(&mut prepared, from_step) {
-        return Err(name_checkpoint(error, folder.path()));
+    let first = prepared.training_of(from_step);
+    if checkpoint.is_none() {
+        let start = start.map_or_else(|| read(&prepared), Ok)?;
+        for note in start.apply(&mut prepared.trainer)? {
+            observer.event(Event::Warning(format!("note: {note}")));
+        }
     }
     let samples =
-        (prepared.total_steps - from_step) * recipe.train.batch as u64 * recipe.train.accumulate;
+        (prepared.run_steps() - from_step) * recipe.train.batch as u64 * recipe.train.accumulate;
+    let steps = Steps { recipe, folder: &mut folder, evaluation: &evaluation, observer, stop };
+    let mut trainings = Trainings { steps, plugin: request.plugin, opened };
+    let prepared = match trainings.go(prepared, first, checkpoint) {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(name_checkpoint(error, folder.path())),
+    };
     let work = Work { seconds: started.elapsed().as_secs_f64(), samples };
     let (prepared, evaluation) = (&prepared, &evaluation);
     finish(&Ending { recipe, prepared, evaluation, baselines, work }, &mut folder, observer)
@@ -81,18 +95,34 @@ pub fn run(
 /// The run's folder, new or gone on with, and the checkpoint to go on from.
 fn open_folder(
     request: &Request<'_>,
+    steps: u64,
     observer: &mut dyn Observer,
 ) -> Result<(Run, Option<Checkpoint>)> {
     let recipe = &request.recipe;
-    let keep = Keep { newest: recipe.train.keep.max(1), every: None };
+    let keep = Keep { newest: recipe.train.keep.max(1), ..Keep::default() };
     if let Some(path) = request.resume {
         let (folder, found) = Run::resume(path)?;
         found.warnings.into_iter().for_each(|warning| observer.event(Event::Warning(warning)));
         let checkpoint = found.newest.map(|(_, checkpoint)| checkpoint);
-        let mut manifest = Run::read_manifest(path)?;
+        let done = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        if done > steps {
+            let run = path.display();
+            return Err(Error::asked_wrongly(format!(
+                "`{run}` has done {done} steps, not {steps}"
+            ))
+            .hint(format!(
+                "ask for more, such as `pretext train --resume {run} steps={}`",
+                2 * done
+            )));
+        }
+        // A record only: a run whose manifest was lost goes on all the same.
+        let mut manifest = Run::read_manifest(path).unwrap_or_else(|error| {
+            observer.event(Event::Warning(format!("{}: a new one is written", error.message())));
+            manifest(request)
+        });
         manifest.resumed.push(Resumption {
             at: crate::run::utc(std::time::SystemTime::now()),
-            from_step: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step),
+            from_step: done,
             threads: rayon::current_num_threads(),
             plugin_sha256: request.plugin.sha256.clone(),
         });
@@ -152,23 +182,75 @@ fn name_checkpoint(error: Error, run: &Path) -> Error {
 }
 
 /// The loop, and what it reports to.
-struct Steps<'a> {
-    recipe: &'a Recipe,
-    folder: &'a mut Run,
+pub(super) struct Steps<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) folder: &'a mut Run,
     evaluation: &'a Evaluation,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
 }
 
 impl Steps<'_> {
-    /// Steps from `from` to the end of the run.
-    fn turn(&mut self, prepared: &mut Prepared, from: u64) -> Result<()> {
+    /// The stages of this run.
+    pub(super) fn stages(&mut self) -> Stages<'_> {
+        let Self { recipe, observer, stop, .. } = self;
+        Stages { run: self.folder.path(), recipe, observer: &mut **observer, stop }
+    }
+
+    /// Writes down what a stage found before step `step`, unless it stands there from before a stop.
+    pub(super) fn report_stage(
+        &mut self,
+        stage: &AskedStage,
+        step: u64,
+        found: &Store<u32>,
+    ) -> Result<()> {
+        let records = crate::run::read(&self.folder.path().join("metrics.jsonl"))?;
+        let named = |record: &Record| {
+            record.get("stage").and_then(serde_json::Value::as_str) == Some(&stage.name)
+        };
+        if records.iter().any(named) {
+            return Ok(());
+        }
+        let mut record = Record::new();
+        record.insert("step".into(), step.into());
+        record.insert("stage".into(), stage.name.as_str().into());
+        let figures = &found.about().figures;
+        for (name, value) in figures {
+            record.insert(name.clone(), (*value).into());
+        }
+        self.folder.metric(&record)?;
+        let (stage, figures) = (stage.name.clone(), figures.clone());
+        self.observer.event(Event::Stage { stage, step, figures });
+        Ok(())
+    }
+
+    /// Asks the backbone at the end of a training that is not the last, unless it was asked before a stop.
+    pub(super) fn probe_at_end(&mut self, prepared: &Prepared) -> Result<()> {
+        let step = prepared.last_step();
+        if already_asked(self.folder, step)? {
+            return Ok(());
+        }
+        self.observer.event(Event::Phase("asking the trained backbone".to_owned()));
+        let figures = ask_fully(self.evaluation, prepared)?.figures.named();
+        write_figures(self.folder, step, &figures)?;
+        self.observer.event(Event::Probe { step, figures });
+        Ok(())
+    }
+
+    /// Steps of a training, from step `from` of the run to the training's end.
+    pub(super) fn turn(&mut self, prepared: &mut Prepared, from: u64) -> Result<()> {
+        let first = prepared.first_step();
+        let from = from - first;
+        if from == prepared.total_steps {
+            return Ok(());
+        }
         let mut loader = self.loader(prepared, from)?;
         let every = match self.recipe.train.checkpoint_every {
             0 => prepared.steps_per_epoch,
             steps => steps,
         };
         let mut pace = Pace::new();
+        let mut saved = from;
         for step in from..prepared.total_steps {
             let at = Progress {
                 step,
@@ -177,24 +259,27 @@ impl Steps<'_> {
             };
             let taken = match self.step(prepared, &mut loader, at, &mut pace) {
                 Ok(taken) => taken,
-                Err(error) => {
-                    // Nothing of the step was kept: what stands is the end of the step before.
-                    return Err(match self.save(prepared, step) {
-                        Ok(()) => error,
-                        Err(unsaved) => error.because(unsaved),
-                    });
+                // Nothing of the step was kept: what stands is the end of the step before. Before a training's
+                // first step that is the end of the training before, whose checkpoint this state is not.
+                Err(error) if step > saved => {
+                    return Err(self.save_after(error, prepared, first + step));
                 }
+                Err(error) => return Err(error),
             };
-            self.report(&taken, at, &mut pace)?;
+            self.report(prepared, &taken, at, &mut pace)?;
             let done = step + 1;
             // Before the checkpoint, which promises every record up to it.
-            self.probe(prepared, at)?;
+            if let Err(error) = self.probe(prepared, at) {
+                return Err(self.save_after(error, prepared, first + done));
+            }
             let stopped = self.stop.load(Ordering::Relaxed);
             if done % every == 0 || done == prepared.total_steps || stopped {
-                self.save(prepared, done)?;
+                self.save(prepared, first + done)?;
+                saved = done;
             }
-            if stopped && done < prepared.total_steps {
+            if stopped && first + done < prepared.run_steps() {
                 let run = self.folder.path().display();
+                let done = first + done;
                 return Err(Error::interrupted(format!("interrupted after step {done}"))
                     .hint(format!("go on with `pretext train --resume {run}`")));
             }
@@ -212,6 +297,14 @@ impl Steps<'_> {
             _ => format!("{broken} of {n} samples are broken and were left out"),
         };
         self.observer.event(Event::Warning(line));
+    }
+
+    /// Saves what stands after `step` steps because of `error`, which it gives back.
+    fn save_after(&mut self, error: Error, prepared: &Prepared, step: u64) -> Error {
+        match self.save(prepared, step) {
+            Ok(()) => error,
+            Err(unsaved) => error.because(unsaved),
+        }
     }
 
     /// Writes a checkpoint of the state after `step` steps, of which there is none before the first.
@@ -236,6 +329,7 @@ impl Steps<'_> {
             max_broken_share: data.max_broken_share,
             start: from * train.accumulate,
             end: Some(prepared.total_steps * train.accumulate),
+            units: prepared.units.clone(),
             ..default
         };
         Loader::new(prepared.data.clone(), &prepared.plan, options)
@@ -273,11 +367,21 @@ impl Steps<'_> {
     }
 
     /// Writes the step down and tells the observer.
-    fn report(&mut self, taken: &Taken, at: Progress, pace: &mut Pace) -> Result<()> {
-        let step = at.step + 1;
+    fn report(
+        &mut self,
+        prepared: &Prepared,
+        taken: &Taken,
+        at: Progress,
+        pace: &mut Pace,
+    ) -> Result<()> {
+        let step = prepared.first_step() + at.step + 1;
+        let epoch = (at.step + 1) as f64 / at.steps_per_epoch as f64;
         let mut record = Record::new();
         record.insert("step".into(), step.into());
-        record.insert("epoch".into(), (step as f64 / at.steps_per_epoch as f64).into());
+        if !prepared.phase().is_empty() {
+            record.insert("training".into(), prepared.phase().into());
+        }
+        record.insert("epoch".into(), epoch.into());
         record.insert("loss".into(), taken.loss.into());
         record.insert("lr".into(), taken.lr.into());
         record.insert("weight_decay".into(), taken.weight_decay.into());
@@ -303,14 +407,14 @@ impl Steps<'_> {
         figures.extend(taken.metrics.iter().cloned());
         self.observer.event(Event::Step(StepReport {
             step,
-            total_steps: at.total_steps,
-            epoch: step as f64 / at.steps_per_epoch as f64,
+            total_steps: prepared.run_steps(),
+            epoch,
             loss: taken.loss,
             lr: taken.lr,
             figures,
             samples_per_second: pace.samples_per_second(),
             data_wait: pace.data_wait(),
-            time_left: pace.time_left(at.total_steps - step),
+            time_left: pace.time_left(prepared.run_steps() - step),
         }));
         Ok(())
     }
@@ -327,6 +431,7 @@ impl Steps<'_> {
             return Ok(());
         }
         let figures = ask(self.evaluation, prepared)?.figures.named();
+        let done = prepared.first_step() + done;
         write_figures(self.folder, done, &figures)?;
         self.observer.event(Event::Probe { step: done, figures });
         Ok(())

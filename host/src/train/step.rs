@@ -11,7 +11,7 @@ use super::optimizer::{Clip, Optimizer, Rates, clip};
 use crate::engine::ops::l2_normalize::l2_normalize;
 use crate::engine::portable::update;
 use crate::engine::profile::Profile;
-use crate::engine::{Precision, Tape, Var, storage};
+use crate::engine::{LeafGradients, Precision, Tape, Var, storage};
 use crate::module::Forward;
 use crate::plugin::Told;
 use crate::random::Stream;
@@ -32,6 +32,14 @@ pub trait Learner {
         batch: &Self::Batch,
         progress: Progress,
     ) -> Result<Told>;
+
+    /// Sees the gradients of a batch before they are averaged, clipped and given to the optimiser.
+    ///
+    /// # Errors
+    /// When the learner can't keep what it wants of them; then nothing is updated.
+    fn arrived(&mut self, _vars: &StepVars<'_>, _gradients: &LeafGradients) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The numbers that the recipe fixes for every step.
@@ -97,8 +105,13 @@ impl Trainer {
         next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
         let buffers: Vec<Tensor> = self.state.buffers().iter().map(|b| b.value.clone()).collect();
+        let unconstrained = constrain(&mut self.state)?;
         let taken = self.try_step(learner, progress, next);
         if taken.is_err() {
+            // Rows of length 1 made so again may differ in their last bits.
+            for (id, value) in &unconstrained {
+                self.state.assign(*id, value)?;
+            }
             for (index, value) in buffers.into_iter().enumerate() {
                 self.state.set_buffer(BufferId(index), value)?;
             }
@@ -121,7 +134,7 @@ impl Trainer {
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", 0, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
         learner.learn(&forward, batch, progress)?;
-        Ok(tape.recorded_bytes())
+        Ok(tape.peak_bytes())
     }
 
     fn try_step<L: Learner>(
@@ -130,7 +143,6 @@ impl Trainer {
         progress: Progress,
         mut next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
-        constrain(&mut self.state)?;
         let (mut numbers, mut log) = (Vec::new(), Vec::new());
         let mut gradients: BTreeMap<ParamId, Tensor> = BTreeMap::new();
         for part in 0..self.rules.accumulate {
@@ -216,11 +228,11 @@ impl Trainer {
         let seed = storage::ones_like(told.loss.value())?;
         let seed = seed.affine(1.0 / self.rules.accumulate as f64, 0.0)?;
         let mut arrived = tape.backward_from(&told.loss, seed)?;
+        learner.arrived(&vars, &arrived)?;
         for (index, parameter) in self.state.parameters().iter().enumerate() {
             let id = ParamId(index);
-            let Some(gradient) = vars.used(id).and_then(|leaf| arrived.take(&leaf)) else {
-                continue;
-            };
+            let Some(leaf) = vars.used(id) else { continue };
+            let Some(gradient) = arrived.take_own(&leaf)? else { continue };
             if parameter.group.frozen.at(progress.step, progress.steps_per_epoch) {
                 continue;
             }
@@ -237,18 +249,20 @@ impl Trainer {
 /// The smallest norm that a row is divided by.
 const LEAST_NORM: f64 = 1e-12;
 
-/// Makes every parameter hold to its constraint.
-fn constrain(state: &mut State) -> Result<()> {
+/// Makes every parameter hold to its constraint, and returns those that have one as they were.
+fn constrain(state: &mut State) -> Result<Vec<(ParamId, Tensor)>> {
+    let mut before = Vec::new();
     for index in 0..state.parameters().len() {
         let (id, parameter) = (ParamId(index), &state.parameters()[index]);
         if parameter.group.constraint == Constraint::UnitRows {
             let shape = parameter.value.dims().to_vec();
             let rows = Var::constant(parameter.value.flatten_from(1)?);
             let unit = l2_normalize(&Tape::default(), &rows, 1, LEAST_NORM)?;
+            before.push((id, parameter.value.copy()?));
             state.assign(id, &unit.value().reshape(shape)?)?;
         }
     }
-    Ok(())
+    Ok(before)
 }
 
 /// Runs `body`, as a part of the step called `name` where there is a profile.
@@ -306,7 +320,7 @@ fn check(numbers: &[Numbers], read: &[f64]) -> Result<()> {
         let term =
             term.map_or_else(String::new, |((name, _), value)| format!("; `{name}` is {value}"));
         return Err(Error::failed(format!("the loss is {loss}{term}"))
-            .hint("try a lower `lr` or a longer warm-up, in a new run"));
+            .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`"));
     }
     Ok(())
 }
@@ -382,6 +396,42 @@ mod tests {
         assert_eq!((taken.loss, taken.gradient_norm), (7.0, 1.0));
         assert_eq!(taken.metrics, [("batch".to_owned(), 2.0)]);
         assert_eq!(storage::scalar(&trainer.state.get(slope.0).value).unwrap(), 4.0);
+    }
+
+    /// The loss is the sum of two parameters, whose gradients are one tensor.
+    struct Pair(ParamId, ParamId);
+
+    impl Learner for Pair {
+        type Batch = ();
+
+        fn learn(&mut self, f: &Forward<'_>, (): &(), _: Progress) -> Result<Told> {
+            let loss = add(f.tape, &f.param(self.0), &f.param(self.1))?;
+            Ok(Told { metrics: Vec::new(), loss, buffers: Vec::new(), log: Vec::new() })
+        }
+    }
+
+    #[test]
+    fn parameters_that_share_a_gradient_are_each_moved_by_it_once() {
+        let (mut trainer, first) = trainer(2, Frozen::Never);
+        let start = Init::Constant(5.0);
+        let second = trainer.state.parameter("v", &[1], start, Group::default()).unwrap();
+        trainer.optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0 }, &trainer.state);
+        trainer.step(&mut Pair(first.0, second), progress(0), || Ok(())).unwrap();
+        for id in [first.0, second] {
+            assert_eq!(storage::scalar(&trainer.state.get(id).value).unwrap(), 4.0);
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_rows_as_long_as_they_were() {
+        let mut state = State::new(0);
+        let group = Group { constraint: Constraint::UnitRows, ..Group::default() };
+        let id = state.parameter("w", &[1, 2], Init::Constant(5.0), group).unwrap();
+        let (mut trainer, _) = trainer(1, Frozen::Never);
+        trainer.state = state;
+        let failed = trainer.step(&mut Slope(id), progress(0), || Err(Error::failed("no data")));
+        assert!(failed.is_err());
+        assert_eq!(storage::to_f64(&trainer.state.get(id).value).unwrap(), [5.0, 5.0]);
     }
 
     #[test]

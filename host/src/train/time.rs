@@ -7,6 +7,7 @@ use super::prepare::{Prepared, prepare};
 use super::views::{BatchViews, random_views};
 use crate::config::Recipe;
 use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::units::Units;
 use crate::engine::Precision;
 use crate::engine::kernel::packed::{self, Format, Left, Panels};
 use crate::engine::profile::{Cost, Profile};
@@ -65,6 +66,7 @@ pub struct Times {
 /// When the recipe can't be prepared or a step fails.
 pub fn time(recipe: &Recipe, plugin: &Found, repeats: u64) -> Result<Times> {
     let mut prepared = prepare(recipe, plugin)?;
+    prepared.units = Units::blank();
     let batch = recipe.train.batch * recipe.train.accumulate as usize;
     let content = prepared.data.content();
     let device = prepared.trainer.state.device().clone();
@@ -145,6 +147,7 @@ fn loader(recipe: &Recipe, prepared: &Prepared) -> Result<Loader> {
         workers: if workers == 0 { default.workers } else { workers },
         prefetch: recipe.data.prefetch.max(1),
         max_seconds: recipe.data.max_seconds,
+        units: prepared.units.clone(),
         max_broken_share: recipe.data.max_broken_share,
         ..default
     };

@@ -44,7 +44,8 @@ pub struct HostTable {
     pub release: unsafe extern "C" fn(*mut Context, Handle) -> Status,
     /// Stops recording gradients (1) or goes on (0); calls nest.
     pub no_grad: unsafe extern "C" fn(*mut Context, u32) -> Status,
-    /// Declares a thing by kind and revision (`view@1` in `plan`; `module@1`, `parameter@1`, `buffer@1`,
+    /// Declares a thing by kind and revision (`stage@1` and `training@1` in `stages`, since 1.1; `view@1` in
+    /// `plan`; `module@1`, `parameter@1`, `buffer@1`,
     /// `teacher@1`, `schedule@1`, `stream@1` in `build`) under a name, with settings.
     pub declare:
         unsafe extern "C" fn(*mut Context, Text, Text, *const Setting, u64, *mut Handle) -> Status,

@@ -1,7 +1,11 @@
 //! The functions that a plugin offers: its methods, and the root module through which they are found.
 //!
-//! Life of an instance: `create`, `plan`, `build`, `step`..., `destroy`; never two calls at a time.
-#![expect(clippy::expl_impl_clone_on_copy, reason = "`StableAbi` writes it for its references")]
+//! Life of an instance: `create`, `stages`, `plan`, `build`, `step`..., `destroy`; never two calls at a time.
+#![expect(
+    clippy::expl_impl_clone_on_copy,
+    clippy::cast_ptr_alignment,
+    reason = "`StableAbi` writes it for its references"
+)]
 
 use abi_stable::StableAbi;
 use abi_stable::library::RootModule;
@@ -30,6 +34,9 @@ pub struct MethodTable {
     /// Ends the instance; legal after any failure.
     #[sabi(last_prefix_field)]
     pub destroy: unsafe extern "C" fn(*mut Instance) -> Status,
+    /// 1.1: declares the stages and trainings of the run; runs after `create`, before `plan`.
+    #[sabi(missing_field(option))]
+    pub stages: unsafe extern "C" fn(*mut Instance) -> Status,
 }
 
 /// The root module of a plugin library.
@@ -51,7 +58,7 @@ impl RootModule for PluginModuleRef {
     const NAME: &'static str = "pretext plugin";
     // The contract's, not the package's, which says nothing of what crosses. The host compares what the
     // metadata say, and then the layouts.
-    const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.0.0");
+    const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.1.0");
 }
 
 const _: () = assert!(super::MAJOR == 1, "`VERSION_STRINGS` has the contract's major version");

@@ -17,7 +17,7 @@ pub use value::{Handle, Setting, Status, Text, Value};
 /// The contract's major version: a plugin of another major is refused.
 pub const MAJOR: u16 = 1;
 /// The contract's minor version: a plugin of an older minor loads, one of a newer minor does not.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 
 /// The section of a library that holds its metadata.
 pub const SECTION: &str = ".pretext.meta";

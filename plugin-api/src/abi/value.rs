@@ -167,8 +167,8 @@ impl Value {
     pub unsafe fn as_ints<'a>(&self) -> Option<&'a [i64]> {
         match (self.tag, self.len) {
             (tag::INTS, 0) => Some(&[]),
-            // SAFETY: the caller promises the elements.
-            (tag::INTS, len) => Some(unsafe {
+            // SAFETY: the caller promises the elements, and an address of nothing was left out.
+            (tag::INTS, len) if self.payload != 0 => Some(unsafe {
                 std::slice::from_raw_parts(self.payload as *const i64, len as usize)
             }),
             _ => None,
@@ -182,8 +182,8 @@ impl Value {
     pub unsafe fn as_floats<'a>(&self) -> Option<&'a [f64]> {
         match (self.tag, self.len) {
             (tag::FLOATS, 0) => Some(&[]),
-            // SAFETY: the caller promises the elements.
-            (tag::FLOATS, len) => Some(unsafe {
+            // SAFETY: the caller promises the elements, and an address of nothing was left out.
+            (tag::FLOATS, len) if self.payload != 0 => Some(unsafe {
                 std::slice::from_raw_parts(self.payload as *const f64, len as usize)
             }),
             _ => None,
@@ -199,4 +199,18 @@ pub struct Setting {
     pub key: Text,
     /// Its value.
     pub value: Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_nothing_that_claims_to_be_long_is_no_list() {
+        for tag in [tag::INTS, tag::FLOATS] {
+            let value = Value { tag, pad: 0, payload: 0, len: 3 };
+            // SAFETY: without an address nothing is read.
+            assert!(unsafe { value.as_ints() }.is_none() && unsafe { value.as_floats() }.is_none());
+        }
+    }
 }

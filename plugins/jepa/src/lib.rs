@@ -48,7 +48,8 @@ impl Method for Jepa {
             .int("size", options.int("size")?)
             .float("scale_min", options.float("scale_min")?)
             .float("scale_max", 1.0)
-            .float("flip", options.float("flip")?);
+            .float("flip", options.float("flip")?)
+            .float("grayscale", options.float("grayscale")?);
         plan.ask(crop)?;
         plan.ask(blocks(options)?)
     }

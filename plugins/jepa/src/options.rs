@@ -16,6 +16,12 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
         SHARE,
         "probability of a flip; the authors have none, small data profits from 0.5",
     ),
+    OptionSpec::float(
+        "grayscale",
+        0.0,
+        SHARE,
+        "probability of losing all colour; the authors have none, 1 where colour tells nothing",
+    ),
     OptionSpec::int(
         "target_blocks",
         4,

@@ -158,17 +158,16 @@ impl Method for Swav {
 /// A crop of size, scale and augmentation as the options have it.
 fn crop(name: &str, copies: usize, options: Options) -> Result<ViewRequest> {
     let get = |key: &str| options.float(&format!("{name}_{key}"));
-    let strength = options.float("jitter_strength")?;
     let view = ViewRequest::new(name, "crop@1", copies)
         .int("size", options.int(&format!("{name}_size"))?)
         .float("scale_min", get("scale_min")?)
         .float("scale_max", get("scale_max")?)
         .float("flip", 0.5)
         .float("jitter", options.float("jitter")?)
-        .float("brightness", 0.8 * strength)
-        .float("contrast", 0.8 * strength)
-        .float("saturation", 0.8 * strength)
-        .float("hue", 0.2 * strength)
+        .float("brightness", options.float("brightness")?)
+        .float("contrast", options.float("contrast")?)
+        .float("saturation", options.float("saturation")?)
+        .float("hue", options.float("hue")?)
         .float("grayscale", options.float("grayscale")?)
         .float("blur", options.float("blur")?)
         .float("blur_min", 0.1)

@@ -5,6 +5,7 @@ use pretext_plugin_api::OptionSpec;
 const SHARE: (f64, f64) = (0.0, 1.0);
 const AREA: (f64, f64) = (1e-3, 1.0);
 const TEMPERATURE: (f64, f64) = (1e-4, 10.0);
+const STRENGTH: (f64, f64) = (0.0, 10.0);
 const SIDE: (i64, i64) = (8, 1024);
 
 /// Every option, in reading order.
@@ -48,12 +49,10 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
         "largest share of the image's area in a local crop",
     ),
     OptionSpec::float("jitter", 0.8, SHARE, "probability of colour jitter"),
-    OptionSpec::float(
-        "jitter_strength",
-        1.0,
-        (0.0, 2.0),
-        "multiplies brightness, contrast and saturation of 0.8 and hue of 0.2",
-    ),
+    OptionSpec::float("brightness", 0.8, STRENGTH, "how far jitter changes the brightness"),
+    OptionSpec::float("contrast", 0.8, STRENGTH, "how far jitter changes the contrast"),
+    OptionSpec::float("saturation", 0.8, STRENGTH, "how far jitter changes the saturation"),
+    OptionSpec::float("hue", 0.2, (0.0, 0.5), "how far jitter turns the hue; 0.5 forgets colours"),
     OptionSpec::float("grayscale", 0.2, SHARE, "probability of a crop without colour"),
     OptionSpec::float("blur", 0.5, SHARE, "probability of blur; 0 for pictures of some 32 pixels"),
     OptionSpec::flag(

@@ -1,4 +1,5 @@
-"""Writes lightly's DINO: its loss with center (`loss.safetensors`), and whole training steps (`step*.safetensors`).
+"""Writes lightly's DINO: its loss with center (`loss.safetensors`), and whole training steps (`step*.safetensors`,
+`ten_steps.safetensors`).
 
     pip install torch lightly safetensors numpy
     python tests/reference/dino/make.py
@@ -15,6 +16,11 @@ step.safetensors, step_official.safetensors: the network of network.py over two 
 `gradient.*` the student's gradients in step 0 before clipping, `norm.J` [1] their norm; `student.J.*` the student after
 step J; `teacher.0.*` the teacher after step 0. `step.safetensors` clips the global norm and resizes positions by size;
 `step_official.safetensors` clips each tensor and resizes them by DINO's scale factors, as the authors' code does.
+ten_steps.safetensors: the same as step.safetensors over ten steps, with the weights after the last one only.
+
+plain.safetensors: one batch of plain logits, which student and teacher share, for a step without a network: metadata
+`settings`; `global_1.0.values`, `global_2.0.values`, `local.V.values` [B, K] as `pretext step` names them; `loss` [1],
+`gradient.*` by view, `center` [1, K] after the step.
 """
 
 import json
@@ -126,8 +132,8 @@ def views(generator, tensors, step):
     return out
 
 
-def write_steps(file, offset, per_tensor):
-    """Writes two training steps."""
+def write_steps(file, offset, per_tensor, steps=STEP["steps"]):
+    """Writes `steps` training steps; of more than two, the weights after the last one only."""
     student, teacher = Network(offset), Network(offset).requires_grad_(False)
     start(student, 2)
     start(teacher, 3)
@@ -137,12 +143,13 @@ def write_steps(file, offset, per_tensor):
     generator, tensors = torch.Generator().manual_seed(4), {}
     keep(tensors, "student", student)
     keep(tensors, "teacher", teacher)
-    for step in range(STEP["steps"]):
+    for step in range(steps):
+        kept, ends = steps == STEP["steps"], step == steps - 1
         globals_, locals_ = views(generator, tensors, step)
         loss = objective(teacher([globals_]), student([globals_, locals_]), epoch=0)
         optimizer.zero_grad()
         loss.backward()
-        if step == 0:
+        if kept and step == 0:
             for name, parameter in student.named():
                 tensors[f"gradient.{name}"] = stored(parameter.grad, numpy.float32)
         norm = clip([p for _, p in student.named()], per_tensor)
@@ -150,20 +157,39 @@ def write_steps(file, offset, per_tensor):
         with torch.no_grad():
             for (_, t), (_, s) in zip(teacher.named(), student.named()):
                 t.mul_(STEP["teacher_decay"]).add_(s, alpha=1.0 - STEP["teacher_decay"])
-        keep(tensors, f"student.{step}", student)
-        if step == 0:
-            keep(tensors, "teacher.0", teacher)
+        if kept or ends:
+            keep(tensors, f"student.{step}", student)
+        if kept and step == 0 or not kept and ends:
+            keep(tensors, f"teacher.{step}", teacher)
         for key, value in (("loss", loss), ("norm", norm), ("center", objective.center.flatten())):
             tensors[f"{key}.{step}"] = stored(value, numpy.float64)
-    settings = STEP | {"offset": offset, "clip_per_tensor": per_tensor}
+    settings = STEP | {"offset": offset, "clip_per_tensor": per_tensor, "steps": steps}
     save_file(tensors, HERE / file, metadata={"settings": json.dumps(settings)})
     return {key: tensors[key].tolist() for key in ("loss.0", "loss.1", "norm.0", "norm.1")}
+
+
+def write_plain():
+    """Writes plain.safetensors."""
+    batch, k, n_locals = 5, 24, 3
+    generator = torch.Generator().manual_seed(7)
+    views = [exact(torch.randn(batch, k, generator=generator)).requires_grad_() for _ in range(2 + n_locals)]
+    objective = DINOLoss(k, warmup_teacher_temp_epochs=0, teacher_temp=0.04, student_temp=0.1, center_momentum=0.9)
+    loss = objective([view.detach() for view in views[:2]], views, epoch=0)
+    gradients = torch.autograd.grad(loss, views)
+    names = ["global_1.0.values", "global_2.0.values"] + [f"local.{v}.values" for v in range(n_locals)]
+    tensors = {name: stored(view, numpy.float32) for name, view in zip(names, views)}
+    tensors |= {f"gradient.{name}": stored(gradient, numpy.float64) for name, gradient in zip(names, gradients)}
+    tensors |= {"loss": stored(loss, numpy.float64), "center": stored(objective.center.reshape(1, k), numpy.float64)}
+    settings = {"locals": n_locals, "temperature_student": 0.1, "temperature_teacher": 0.04, "center_decay": 0.9}
+    save_file(tensors, HERE / "plain.safetensors", metadata={"settings": json.dumps(settings)})
 
 
 def main():
     """Writes every file."""
     torch.set_default_dtype(torch.float64)
     write_losses()
+    write_plain()
+    print(write_steps("ten_steps.safetensors", 0.0, False, steps=10))
     for file, offset, per_tensor in (("step.safetensors", 0.0, False), ("step_official.safetensors", 0.1, True)):
         print(file, write_steps(file, offset, per_tensor))
 

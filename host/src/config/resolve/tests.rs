@@ -176,8 +176,16 @@ fn a_value_out_of_range_names_the_range() {
     let error = words(&["prototypes=1"]).unwrap_err();
     assert_eq!(error.to_string(), "`options.prototypes` must lie between 2 and 1000000, not `1`");
     assert_eq!(error.exit_code(), 2);
-    assert!(words(&["betas=0.9"]).is_err());
+    let error = words(&["betas=0.9"]).unwrap_err();
+    assert_eq!(error.to_string(), "`train.betas` takes two numbers, not `0.9`");
+    assert_eq!(error.hint_text(), Some("`train.betas=0.9,0.999`"));
+    // A moment that never moves, or a division by 0, makes a loss that is no number.
+    assert!(words(&["betas=0.9,1.0"]).is_err() && words(&["eps=0"]).is_err());
     assert!(words(&["seed=-1"]).is_err());
+    for more_than_a_machine_has in ["threads=5000", "workers=5000", "prefetch=5000"] {
+        let error = words(&[more_than_a_machine_has]).unwrap_err().to_string();
+        assert!(error.contains("must lie between") && error.contains("1024"), "{error}");
+    }
 }
 
 #[test]

@@ -160,8 +160,9 @@ fn chosen_folder<'a>(
 /// Nothing in `source` belongs to `split`.
 pub(super) fn no_split(source: &str, split: Split) -> Error {
     Error::asked_wrongly(format!("`{source}` has no {split} split")).hint(format!(
-        "put its files under `{}/CLASS/`, or name them with `data.test_include=PATTERN`",
-        folder_names(split)[0]
+        "put its files under `{}/CLASS/`, or name them with `{}=PATTERN`",
+        folder_names(split)[0],
+        if split == Split::Train { "data.include" } else { "data.test_include" }
     ))
 }
 

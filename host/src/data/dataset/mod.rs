@@ -238,6 +238,9 @@ pub struct OpenOptions {
 /// The rate of most published models of speech, in values a second.
 pub const SPEECH_RATE: u32 = 16_000;
 
+/// The most samples of a built-in set, as `data.n` has it: an order of them has to fit into memory.
+const MOST_SAMPLES: usize = 100_000_000;
+
 impl Default for OpenOptions {
     fn default() -> Self {
         Self {

@@ -6,11 +6,10 @@
 //! pictures apart before any form does, and methods that tell pictures apart would learn nothing else.
 //! Sample `i` of a split is a pure function of (seed, split, i).
 
-use std::f32::consts::TAU;
 use std::sync::Arc;
 
 use super::figures::{FIGURES, Figure};
-use super::{Certainty, Dataset, Kind, OpenOptions, Sample, Split, counted};
+use super::{Certainty, Dataset, Kind, MOST_SAMPLES, OpenOptions, Sample, Split, counted};
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -18,6 +17,8 @@ const SIDE: usize = 32;
 const SIDES: std::ops::RangeInclusive<usize> = 32..=224;
 const TRAIN: usize = 10_000;
 const TEST: usize = 2_000;
+/// Grains of a surface along each side.
+const GRAINS: usize = 16;
 /// How far a channel may lie from the grey of its light.
 const TINT: f32 = 0.25;
 
@@ -54,7 +55,8 @@ impl Shapes {
             Some(text) => text.parse::<usize>().map_err(|_| wrong()),
         };
         let (side, count) = (number(SIDE)?, number(TRAIN)?);
-        if !SIDES.contains(&side) || count == 0 || parts.next().is_some() {
+        if !SIDES.contains(&side) || !(1..=MOST_SAMPLES).contains(&count) || parts.next().is_some()
+        {
             return Err(wrong());
         }
         let len = match options.split {
@@ -73,14 +75,15 @@ impl Shapes {
     }
 }
 
-/// A surface: a colour that changes along one direction, with stripes.
+/// A surface: a colour, a light that changes along one direction, and grains.
 struct Surface {
     /// Colour, 0 to 1.
     colour: [f32; 3],
     /// Change of light across the picture, `[along x, along y]`.
     slope: [f32; 2],
-    /// Stripes: waves per picture along x and y, phase, height.
-    stripes: [f32; 4],
+    /// Light of each grain, `GRAINS` by `GRAINS` of them: a texture that no two pictures share and none is
+    /// known by, as stripes would be.
+    grains: Vec<f32>,
 }
 
 fn between(stream: &mut Stream, low: f32, high: f32) -> f32 {
@@ -89,25 +92,16 @@ fn between(stream: &mut Stream, low: f32, high: f32) -> f32 {
 
 impl Surface {
     fn draw(stream: &mut Stream, colour: [f32; 3]) -> Self {
-        let mut wave = || between(stream, -9.0, 9.0);
-        let (wave_x, wave_y) = (wave(), wave());
-        let height = if stream.chance(0.5) { between(stream, 0.01, 0.06) } else { 0.0 };
-        Self {
-            colour,
-            slope: [between(stream, -0.1, 0.1), between(stream, -0.1, 0.1)],
-            stripes: [wave_x, wave_y, between(stream, 0.0, TAU), height],
-        }
+        let height = if stream.chance(0.5) { between(stream, 0.02, 0.08) } else { 0.0 };
+        let slope = [between(stream, -0.03, 0.03), between(stream, -0.03, 0.03)];
+        let grains = (0..GRAINS * GRAINS).map(|_| between(stream, -height, height)).collect();
+        Self { colour, slope, grains }
     }
 
     /// Light to be added to the colour at `(u, v)`, both from -0.5 to 0.5.
     fn light(&self, u: f32, v: f32) -> f32 {
-        let [wave_x, wave_y, phase, height] = self.stripes;
-        let stripes = if height == 0.0 {
-            0.0
-        } else {
-            height * (TAU * (wave_x * u + wave_y * v) + phase).sin()
-        };
-        self.slope[0] * u + self.slope[1] * v + stripes
+        let at = |w: f32| (((w + 0.5) * GRAINS as f32) as usize).min(GRAINS - 1);
+        self.slope[0] * u + self.slope[1] * v + self.grains[at(v) * GRAINS + at(u)]
     }
 }
 
@@ -124,9 +118,8 @@ fn tint(stream: &mut Stream, light: f32) -> [f32; 3] {
 
 /// Colours of figure and ground: any hue, and light that tells the two apart, whichever is brighter.
 fn colours(stream: &mut Stream) -> [[f32; 3]; 2] {
-    let ground = between(stream, 0.4, 0.6);
-    let contrast = between(stream, 0.2, 0.38);
-    let figure = if stream.chance(0.5) { ground + contrast } else { ground - contrast };
+    let ground = between(stream, 0.5, 0.6);
+    let figure = ground - between(stream, 0.25, 0.35);
     [tint(stream, figure), tint(stream, ground)]
 }
 
@@ -141,7 +134,7 @@ struct Pose {
 
 impl Pose {
     fn draw(stream: &mut Stream, side: usize) -> Self {
-        let radius = between(stream, 0.24, 0.45);
+        let radius = between(stream, 0.2, 0.38);
         let room = 0.5 - radius * 0.9;
         let centre = [between(stream, -room, room), between(stream, -room, room)];
         // A tilt, not a turn: which way up a figure stands is part of its form.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::phones::WORDS;
 use super::voice::{Speaker, Utterance, speak};
-use super::{Certainty, Content, Dataset, Kind, OpenOptions, Sample, Split, counted};
+use super::{Certainty, Content, Dataset, Kind, MOST_SAMPLES, OpenOptions, Sample, Split, counted};
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -41,10 +41,14 @@ impl Speech {
     fn open(source: &str, options: &OpenOptions) -> Result<Self> {
         let train = match source.strip_prefix("speech").unwrap_or(source).trim_start_matches(':') {
             "" => TRAIN,
-            text => text.parse().ok().filter(|count| *count > 0).ok_or_else(|| {
-                Error::asked_wrongly(format!("`speech:{text}` is no count of built-in sounds"))
-                    .hint("write `speech:COUNT`, such as `speech:1000`")
-            })?,
+            text => text
+                .parse()
+                .ok()
+                .filter(|count| (1..=MOST_SAMPLES).contains(count))
+                .ok_or_else(|| {
+                    Error::asked_wrongly(format!("`speech:{text}` is no count of built-in sounds"))
+                        .hint("write `speech:COUNT`, such as `speech:1000`")
+                })?,
         };
         let len = if options.split == Split::Train { train } else { TEST };
         let class_names = WORDS.map(str::to_owned).to_vec();

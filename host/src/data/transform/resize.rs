@@ -83,11 +83,20 @@ impl Resample {
         )
         .map_err(|e| wrong(&e))?;
         let [left, top, width, height] = part;
+        let (width, height) = (within(left, width, from.0), within(top, height, from.1));
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
             .crop(left, top, width, height);
         self.resizer.resize(&source, &mut target, &options).map_err(|e| wrong(&e))
     }
+}
+
+/// The length of a box that starts at `start` of a side of `side` elements, without what rounding a share of the side
+/// has put beyond its end.
+fn within(start: f64, length: f64, side: usize) -> f64 {
+    const ROUNDING: f64 = 1e-3;
+    let room = side as f64 - start;
+    if length > room && length < room + ROUNDING { room } else { length }
 }
 
 /// The middle of a picture that is left when its shorter side is resized to `resize` and the middle
@@ -152,6 +161,9 @@ mod tests {
         let part = [0.5, 0.5, 3.0, 2.0];
         Resample::default().plane((&plane, (4, 3)), part, (&mut middle, (1, 1))).unwrap();
         assert!((middle[0] - 1.5).abs() < 1e-5, "{middle:?}");
+        // A share of a side in f32, times the side.
+        let rounded = [2.000_000_2, 0.0, 2.0, 3.0];
+        Resample::default().plane((&plane, (4, 3)), rounded, (&mut middle, (1, 1))).unwrap();
         let outside = [3.0, 0.0, 2.0, 3.0];
         assert!(
             Resample::default().plane((&plane, (4, 3)), outside, (&mut middle, (1, 1))).is_err()

@@ -10,6 +10,7 @@ use crate::data::dataset::{Content, Dataset, Sample};
 use crate::data::field::{Field, Form, Values};
 use crate::data::sound::spectrogram::Pictures;
 use crate::data::transform::{blur::Blur, resize::Resample};
+use crate::data::units::Units;
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -149,6 +150,9 @@ pub trait BatchView: fmt::Debug + Send + Sync {
     fn draw(&self, drawing: &Drawing<'_>) -> Result<Vec<Vec<Field>>>;
 }
 
+/// Values so many that a frame more or less at their end changes nothing.
+const LONG: usize = 1 << 40;
+
 /// What a [`BatchView`] draws from.
 #[derive(Clone, Copy, Debug)]
 pub struct Drawing<'a> {
@@ -170,6 +174,8 @@ pub struct Drawing<'a> {
     pub masked: Option<&'a ViewBatch>,
     /// What the network makes of it.
     pub grid: &'a Grid,
+    /// What stages have found.
+    pub units: &'a Units,
 }
 
 impl Drawing<'_> {
@@ -200,6 +206,18 @@ impl Drawing<'_> {
     pub fn tokens(&self) -> Result<Vec<usize>> {
         let first = self.masked()?.fields.first();
         self.grid.tokens(first.map_or(&[], |field| &field.shape[1..]))
+    }
+
+    /// How many frames the network makes of a sound of `length` values, and how many values lie between the
+    /// begins of two.
+    ///
+    /// # Errors
+    /// When it can't be cut into frames.
+    pub fn frames(&self, length: usize) -> Result<(usize, f64)> {
+        let count =
+            |length: usize| -> Result<usize> { Ok(self.grid.tokens(&[length])?.iter().product()) };
+        let (frames, many) = (count(length)?, count(length + LONG)?);
+        Ok((frames, LONG as f64 / many.saturating_sub(frames).max(1) as f64))
     }
 
     /// How many samples.

@@ -11,11 +11,13 @@ mod sample_index;
 mod settings;
 mod span_mask;
 mod spectrogram;
+mod units;
 mod vector;
 mod waveform;
 
 pub use kind::{Asked, BatchView, Drawing, SampleView, Tools, View, ViewDef};
 pub use request::{Grid, Value, ViewPlan, ViewRequest};
 pub use settings::Settings;
+pub use waveform::normalise;
 
 pub(super) use kind::draw_key;

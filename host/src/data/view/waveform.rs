@@ -122,7 +122,8 @@ impl SampleView for Waveform {
     }
 }
 
-fn normalise(wave: &mut [f32]) {
+/// Gives a sound mean 0 and variance 1.
+pub fn normalise(wave: &mut [f32]) {
     let n = wave.len().max(1) as f32;
     let mean = wave.iter().sum::<f32>() / n;
     let variance = wave.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / n;

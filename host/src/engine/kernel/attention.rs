@@ -98,7 +98,7 @@ impl<T> Scores<'_, T> {
 
 /// `out = softmax(scale q k^T) v` per sample and head.
 ///
-/// qkv is `[B, N, 3, H, d]`, out `[B, N, H d]`, replaced where a token counts; `lse` `[B, H, N]` keeps the log
+/// qkv is `[B, N, 3, H, d]`, the result `[B, N, H d]`, 0 where a token doesn't count; `lse` `[B, H, N]` keeps the log
 /// sum exp of each row of `scale q k^T`.
 ///
 /// # Panics
@@ -107,36 +107,49 @@ pub fn attention<T: Float>(
     qkv: &[T],
     sizes: Sizes,
     scores: Scores<'_, T>,
-    out: &mut [T],
     lse: &mut [T],
-) {
+) -> Vec<T> {
     assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
-    assert_eq!(out.len(), sizes.out_len(), "the result is [B, N, H d]");
     assert_eq!(lse.len(), sizes.lse_len(), "lse is [B, H, N]");
-    if out.is_empty() {
-        return;
+    let lse = Shared::new(lse);
+    put_heads(sizes.out_len(), scores, |out| {
+        threads::for_each(
+            sizes.batch * sizes.heads,
+            || ForwardSpace::new(sizes),
+            |space, index| {
+                let tokens = scores.tokens(sizes, index);
+                // SAFETY: each index has rows of its own.
+                let lse = unsafe { lse.part(index * sizes.tokens, tokens) };
+                if tokens > 0 {
+                    space.run(qkv, (sizes, scores.scale), index, (out, lse));
+                }
+            },
+        );
+    })
+}
+
+/// A vector of `n` elements, of which `body` puts those of every token that counts; the others are 0.
+fn put_heads<T: Float>(
+    n: usize,
+    scores: Scores<'_, T>,
+    body: impl FnOnce(&Shared<'_, T>),
+) -> Vec<T> {
+    if n == 0 {
+        return Vec::new();
     }
-    let (out, lse) = (Shared::new(out), Shared::new(lse));
-    threads::for_each(
-        sizes.batch * sizes.heads,
-        || ForwardSpace::new(sizes),
-        |space, index| {
-            let tokens = scores.tokens(sizes, index);
-            // SAFETY: each index has rows of its own.
-            let lse = unsafe { lse.part(index * sizes.tokens, tokens) };
-            if tokens > 0 {
-                space.run(qkv, (sizes, scores.scale), index, (&out, lse));
-            }
-        },
-    );
+    if scores.lengths.is_none() {
+        // SAFETY: every token counts, and `body` puts all heads of each.
+        return unsafe { threads::put(n, body) };
+    }
+    let mut zeros = threads::zeros(n);
+    body(&Shared::new(&mut zeros));
+    zeros
 }
 
 /// The scratch space of a forward pass.
 struct ForwardSpace<T> {
     /// Keys, transposed: `[d, padded N]`.
     keys: Vec<T>,
-    /// Values: `[N, d]`.
-    values: Vec<T>,
     /// Scores, then probabilities: `[block, padded N]`.
     scores: Vec<T>,
     /// The result of a block: `[block, d]`.
@@ -148,7 +161,6 @@ impl<T: Float> ForwardSpace<T> {
         let (d, padded) = (sizes.head_dim, sizes.padded());
         Self {
             keys: vec![T::ZERO; d * padded],
-            values: vec![T::ZERO; sizes.tokens * d],
             scores: vec![T::ZERO; BLOCK.min(sizes.tokens) * padded],
             out: vec![T::ZERO; BLOCK.min(sizes.tokens) * d],
         }
@@ -168,7 +180,6 @@ impl<T: Float> ForwardSpace<T> {
         let sizes = sizes.shortened(tokens);
         let padded = sizes.padded();
         T::block_transpose(&qkv[k..], &sizes.across(), &mut self.keys);
-        copy_rows(&qkv[v..], stride, d, &mut self.values[..tokens * d]);
         for (block, lse) in lse.chunks_mut(sizes.block()).enumerate() {
             let (first, rows) = (block * sizes.block(), lse.len());
             let queries =
@@ -178,11 +189,10 @@ impl<T: Float> ForwardSpace<T> {
             let scores = &mut self.scores[..rows * padded];
             dispatch(Exponentials { scores, padded, tokens, scale, lse });
             let chances = Left { data: &self.scores, row_stride: padded, inner_stride: 1 };
-            T::block_product(chances, &self.values, &sizes.mixture(rows), &mut self.out);
+            T::block_product(chances, &qkv[v..], &sizes.mixture(rows, stride), &mut self.out);
             for (i, from) in self.out.chunks_exact(d).take(rows).enumerate() {
-                let at = start + (first + i) * sizes.stride();
                 // SAFETY: each index has a place of its own in the row of each token.
-                unsafe { out.part(at, d) }.copy_from_slice(from);
+                unsafe { out.put(start + (first + i) * sizes.stride(), from) };
             }
         }
     }
@@ -208,23 +218,16 @@ impl Sizes {
         }
     }
 
-    /// `[rows, N] x [N, d]`: a mixture of all tokens for each query.
-    fn mixture(&self, rows: usize) -> Product {
+    /// `[rows, N] x [N, d]`: a mixture of all tokens, `b_stride` apart, for each query.
+    fn mixture(&self, rows: usize, b_stride: usize) -> Product {
         let d = self.head_dim;
-        Product { rows, inner: self.tokens, cols: d, b_stride: d, c_stride: d, add: false }
+        Product { rows, inner: self.tokens, cols: d, b_stride, c_stride: d, add: false }
     }
 
-    /// `[N, rows] x [rows, d]`, added: what the queries of a block give to all tokens.
-    fn spread(&self, rows: usize) -> Product {
+    /// `[N, rows] x [rows, d]`, added: what the queries of a block, `b_stride` apart, give to all tokens.
+    fn spread(&self, rows: usize, b_stride: usize) -> Product {
         let d = self.head_dim;
-        Product { rows: self.tokens, inner: rows, cols: d, b_stride: d, c_stride: d, add: true }
-    }
-}
-
-/// Copies rows of `d` numbers that are `stride` apart next to one another.
-fn copy_rows<T: Copy>(from: &[T], stride: usize, d: usize, to: &mut [T]) {
-    for (i, to) in to.chunks_exact_mut(d).enumerate() {
-        to.copy_from_slice(&from[i * stride..][..d]);
+        Product { rows: self.tokens, inner: rows, cols: d, b_stride, c_stride: d, add: true }
     }
 }
 
@@ -282,7 +285,7 @@ pub struct Backward<'a, T> {
     pub dout: &'a [T],
 }
 
-/// The gradient of [`attention`] to qkv, in the same shape; `dqkv` is replaced where a token counts.
+/// The gradient of [`attention`] to qkv, in the same shape, 0 where a token doesn't count.
 ///
 /// With p the probabilities: `dv = p^T dout`, `dp = dout v^T`, `ds = scale p (dp - sum p dp)`,
 /// `dq = ds k`, `dk = ds^T q`.
@@ -293,44 +296,34 @@ pub fn attention_backward<T: Float>(
     backward: Backward<'_, T>,
     sizes: Sizes,
     scores: Scores<'_, T>,
-    dqkv: &mut [T],
-) {
+) -> Vec<T> {
     let Backward { qkv, lse, dout } = backward;
     assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
-    assert_eq!(dqkv.len(), sizes.qkv_len(), "the gradient is [B, N, 3, H, d]");
     assert_eq!(dout.len(), sizes.out_len(), "the result is [B, N, H d]");
     assert_eq!(lse.len(), sizes.lse_len(), "lse is [B, H, N]");
-    if dqkv.is_empty() {
-        return;
-    }
-    let dqkv = Shared::new(dqkv);
-    threads::for_each(
-        sizes.batch * sizes.heads,
-        || BackwardSpace::new(sizes),
-        |space, index| {
-            let tokens = scores.tokens(sizes, index);
-            if tokens == 0 {
-                return;
-            }
-            space.read(&backward, (sizes, tokens), index);
-            let lse = &lse[index * sizes.tokens..][..tokens];
-            space.run(sizes.shortened(tokens), scores.scale, lse);
-            let starts = sizes.qkv_starts(index);
-            for (start, from) in starts.into_iter().zip(&space.gradients) {
-                for (i, from) in from.chunks_exact(sizes.head_dim).take(tokens).enumerate() {
-                    let at = start + i * 3 * sizes.stride();
-                    // SAFETY: each index has a place of its own in the row of each token.
-                    unsafe { dqkv.part(at, sizes.head_dim) }.copy_from_slice(from);
+    put_heads(sizes.qkv_len(), scores, |dqkv| {
+        threads::for_each(
+            sizes.batch * sizes.heads,
+            || BackwardSpace::new(sizes),
+            |space, index| {
+                let tokens = scores.tokens(sizes, index);
+                if tokens == 0 {
+                    return;
                 }
-            }
-        },
-    );
+                space.run(&backward, (sizes, tokens), scores.scale, index);
+                for (start, from) in sizes.qkv_starts(index).into_iter().zip(&space.gradients) {
+                    for (i, from) in from.chunks_exact(sizes.head_dim).take(tokens).enumerate() {
+                        // SAFETY: each index has a place of its own in the row of each token.
+                        unsafe { dqkv.put(start + i * 3 * sizes.stride(), from) };
+                    }
+                }
+            },
+        );
+    })
 }
 
 /// The scratch space of a backward pass.
 struct BackwardSpace<T> {
-    /// Queries, keys and the result's gradient: `[N, d]` each.
-    rows: [Vec<T>; 3],
     /// Keys and values, transposed: `[d, padded N]` each.
     columns: [Vec<T>; 2],
     /// Probabilities and gradients of scores: `[block, padded N]` each.
@@ -344,53 +337,46 @@ impl<T: Float> BackwardSpace<T> {
         let (d, padded) = (sizes.head_dim, sizes.padded());
         let zeros = |len| vec![T::ZERO; len];
         Self {
-            rows: std::array::from_fn(|_| zeros(sizes.tokens * d)),
             columns: std::array::from_fn(|_| zeros(d * padded)),
             scores: std::array::from_fn(|_| zeros(BLOCK.min(sizes.tokens) * padded)),
             gradients: std::array::from_fn(|_| zeros(sizes.tokens * d)),
         }
     }
 
-    /// Copies in what (sample, head) number `index` needs, of which so many tokens count.
-    fn read(&mut self, backward: &Backward<'_, T>, (sizes, tokens): (Sizes, usize), index: usize) {
-        let (d, stride) = (sizes.head_dim, 3 * sizes.stride());
-        let across = sizes.shortened(tokens).across();
-        let [q, k, v] = sizes.qkv_starts(index);
-        let qkv = backward.qkv;
-        let [queries, keys, dout] = &mut self.rows;
-        let (queries, keys) = (&mut queries[..tokens * d], &mut keys[..tokens * d]);
-        copy_rows(&qkv[q..], stride, d, queries);
-        copy_rows(&qkv[k..], stride, d, keys);
-        let from = &backward.dout[sizes.out_start(index)..];
-        copy_rows(from, sizes.stride(), d, &mut dout[..tokens * d]);
-        for (start, to) in [k, v].into_iter().zip(&mut self.columns) {
-            T::block_transpose(&qkv[start..], &across, to);
-        }
-    }
-
-    /// Works out the gradients of what was read.
-    fn run(&mut self, sizes: Sizes, scale: T, lse: &[T]) {
-        let Sizes { tokens, head_dim: d, .. } = sizes;
-        let padded = sizes.padded();
-        let [queries, keys, dout] = &self.rows;
-        let [keys_across, values_across] = &self.columns;
+    /// Works out the gradients of (sample, head) number `index`, of which so many tokens count.
+    fn run(
+        &mut self,
+        backward: &Backward<'_, T>,
+        (whole, tokens): (Sizes, usize),
+        scale: T,
+        index: usize,
+    ) {
+        let sizes = whole.shortened(tokens);
+        let (padded, d) = (sizes.padded(), sizes.head_dim);
+        let (stride, out_stride) = (3 * sizes.stride(), sizes.stride());
+        let [queries, keys, values] = whole.qkv_starts(index).map(|start| &backward.qkv[start..]);
+        let dout = &backward.dout[whole.out_start(index)..];
+        let lse = &backward.lse[index * whole.tokens..][..tokens];
+        let [keys_across, values_across] = &mut self.columns;
+        T::block_transpose(keys, &sizes.across(), keys_across);
+        T::block_transpose(values, &sizes.across(), values_across);
         let [p, ds] = &mut self.scores;
         let [dq, dk, dv] = &mut self.gradients;
         dk.fill(T::ZERO);
         dv.fill(T::ZERO);
         for (block, lse) in lse.chunks(sizes.block()).enumerate() {
-            let rows = lse.len();
-            let start = block * sizes.block() * d;
-            let (queries, dout) = (&queries[start..], &dout[start..]);
+            let (first, rows) = (block * sizes.block(), lse.len());
+            let (queries, dout) = (&queries[first * stride..], &dout[first * out_stride..]);
             let by_rows = |data, row_stride| Left { data, row_stride, inner_stride: 1 };
             let by_columns = |data| Left { data, row_stride: 1, inner_stride: padded };
-            T::block_product(by_rows(queries, d), keys_across, &sizes.scores(rows), p);
-            T::block_product(by_rows(dout, d), values_across, &sizes.scores(rows), ds);
+            T::block_product(by_rows(queries, stride), keys_across, &sizes.scores(rows), p);
+            T::block_product(by_rows(dout, out_stride), values_across, &sizes.scores(rows), ds);
             let (p_rows, ds_rows) = (&mut p[..rows * padded], &mut ds[..rows * padded]);
             dispatch(ScoreGradients { p: p_rows, ds: ds_rows, padded, tokens, scale, lse });
-            T::block_product(by_columns(p), dout, &sizes.spread(rows), dv);
-            T::block_product(by_columns(ds), queries, &sizes.spread(rows), dk);
-            T::block_product(by_rows(ds, padded), keys, &sizes.mixture(rows), &mut dq[start..]);
+            T::block_product(by_columns(p), dout, &sizes.spread(rows, out_stride), dv);
+            T::block_product(by_columns(ds), queries, &sizes.spread(rows, stride), dk);
+            let mixture = sizes.mixture(rows, stride);
+            T::block_product(by_rows(ds, padded), keys, &mixture, &mut dq[first * d..]);
         }
     }
 }

@@ -25,9 +25,8 @@ fn naive(qkv: &[f64], sizes: Sizes, scale: f64) -> Vec<f64> {
 }
 
 fn forward<T: Float>(qkv: &[f64], sizes: Sizes, scale: f64) -> (Vec<T>, Vec<T>) {
-    let (mut out, mut lse) = (vec![T::ONE; sizes.out_len()], vec![T::ONE; sizes.lse_len()]);
-    attention(&to(qkv), sizes, all(scale), &mut out, &mut lse);
-    (out, lse)
+    let mut lse = vec![T::ONE; sizes.lse_len()];
+    (attention(&to(qkv), sizes, all(scale), &mut lse), lse)
 }
 
 /// Scores of all tokens.
@@ -61,11 +60,9 @@ fn attention_agrees_with_its_formula_at_odd_sizes() {
 
 fn gradient<T: Float>(qkv: &[f64], dout: &[f64], sizes: Sizes, scale: f64) -> Vec<T> {
     let (_, lse) = forward::<T>(qkv, sizes, scale);
-    let mut dqkv = vec![T::ONE; sizes.qkv_len()];
     let (qkv, dout) = (to::<T>(qkv), to::<T>(dout));
     let backward = Backward { qkv: &qkv, lse: &lse, dout: &dout };
-    attention_backward(backward, sizes, all(scale), &mut dqkv);
-    dqkv
+    attention_backward(backward, sizes, all(scale))
 }
 
 #[test]

@@ -48,6 +48,19 @@ pub fn zeros<T: Float>(n: usize) -> Vec<T> {
     made((n, ELEMENTS_PER_TASK * 8), || (), |(), _, _| {})
 }
 
+/// A vector of `n` elements, which `body` puts in their places: zeroing them first would cost a pass over memory.
+///
+/// # Safety
+/// `body` puts every element, and takes no part of what it hasn't put.
+pub(super) unsafe fn put<T: Float>(n: usize, body: impl FnOnce(&Shared<'_, T>)) -> Vec<T> {
+    let mut made = Vec::with_capacity(n);
+    let room = &mut made.spare_capacity_mut()[..n];
+    body(&Shared { start: room.as_mut_ptr().cast(), len: n, owner: PhantomData });
+    // SAFETY: the caller promises that all of them were written.
+    unsafe { made.set_len(n) };
+    made
+}
+
 /// Calls `body` with every number below `count`, in parallel, and with scratch space made by `make`
 /// that one thread uses again and again.
 pub fn for_each<S>(
@@ -125,13 +138,29 @@ pub(super) struct Shared<'a, T> {
     owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `part` is the only access, and its callers promise that no two parts overlap.
+// SAFETY: `part` and `put` are the only accesses, and their callers promise that no two overlap.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     /// Shares `slice`.
     pub(super) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+    }
+
+    /// Writes `from` to the elements from `offset` on.
+    ///
+    /// # Safety
+    /// No part that is alive overlaps them, and nobody else writes them at the same time.
+    pub(super) unsafe fn put(&self, offset: usize, from: &[T])
+    where
+        T: Copy,
+    {
+        let len = from.len();
+        assert!(offset <= self.len && len <= self.len - offset, "a part outside of its slice");
+        // SAFETY: the assertion above keeps the pointer inside of the slice.
+        let to = unsafe { self.start.add(offset) };
+        // SAFETY: the elements lie in the slice borrowed for 'a, apart from `from`, and nobody else has them.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, len) };
     }
 
     /// The `len` elements from `offset`.

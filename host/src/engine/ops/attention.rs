@@ -2,8 +2,8 @@
 
 use candle_core::WithDType;
 
+use crate::engine::kernel::Float;
 use crate::engine::kernel::attention::{self as kernel, Scores, Sizes};
-use crate::engine::kernel::{Float, threads};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::tape::{Tape, Var};
 use crate::engine::{portable, storage};
@@ -55,12 +55,10 @@ fn fused<T: Float + WithDType>(
 ) -> Result<Var> {
     let scale = <T as Float>::from_f64(scale);
     let (value, lse) = tape.timed(op, || -> Result<_> {
-        let mut out = threads::zeros::<T>(sizes.out_len());
         let mut lse = vec![T::ZERO; sizes.lse_len()];
         let scores = Scores { scale, lengths: lengths.as_deref() };
-        storage::read(qkv.value(), |qkv| {
-            kernel::attention(qkv, sizes, scores, &mut out, &mut lse);
-        })?;
+        let out =
+            storage::read(qkv.value(), |qkv| kernel::attention(qkv, sizes, scores, &mut lse))?;
         let width = sizes.heads * sizes.head_dim;
         Ok((storage::tensor(out, (sizes.batch, sizes.tokens, width))?, lse))
     })?;
@@ -69,11 +67,10 @@ fn fused<T: Float + WithDType>(
     tape.count_flops(op, products * 2 * sizes.tokens * sizes.out_len());
     let saved = qkv.value().clone();
     Ok(tape.record(op, &[qkv], value, move |gradient, inputs| {
-        let mut dqkv = threads::zeros::<T>(sizes.qkv_len());
         let scores = Scores { scale, lengths: lengths.as_deref() };
-        storage::read_all([&saved, gradient.tensor()], |[qkv, dout]| {
+        let dqkv = storage::read_all([&saved, gradient.tensor()], |[qkv, dout]| {
             let backward = kernel::Backward { qkv, lse: &lse, dout };
-            kernel::attention_backward(backward, sizes, scores, &mut dqkv);
+            kernel::attention_backward(backward, sizes, scores)
         })?;
         inputs.add(0, storage::tensor(dqkv, saved.dims())?)
     }))

@@ -97,7 +97,7 @@ fn run(op: &'static OpDef, sample: &Sample, dtype: DType, tape: &Tape) -> Result
         let seed = random_tensor(&mut stream, outputs[0].dims()).unwrap();
         let seed = seed.to_dtype(outputs[0].dtype()).unwrap().to_device(tape.device()).unwrap();
         let mut arrived = tape.backward_from(&outputs[0], seed)?;
-        gradients = leaves.iter().map(|leaf| arrived.take(leaf)).collect();
+        gradients = leaves.iter().map(|leaf| arrived.take_own(leaf).unwrap()).collect();
     }
     Ok(Outcome { values, gradients })
 }

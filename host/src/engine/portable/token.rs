@@ -8,7 +8,12 @@ use crate::engine::ops::gather_tokens::Sizes;
 use crate::engine::tape::{Tape, Var};
 
 /// See [`crate::engine::ops::gather_tokens::gather_tokens`]; an index that is out of range makes NaN.
-pub fn gather_tokens(tape: &Tape, x: &Var, indices: &Var, sizes: Sizes) -> Result<Var> {
+pub(in crate::engine) fn gather_tokens(
+    tape: &Tape,
+    x: &Var,
+    indices: &Var,
+    sizes: Sizes,
+) -> Result<Var> {
     let places = Chosen::new(indices.value(), sizes)?;
     let value = tape.timed("gather_tokens", || {
         let chosen = places.read(x.value())?;
@@ -20,7 +25,13 @@ pub fn gather_tokens(tape: &Tape, x: &Var, indices: &Var, sizes: Sizes) -> Resul
 }
 
 /// See [`crate::engine::ops::scatter_tokens::scatter_tokens`]; an index that is out of range makes NaN.
-pub fn scatter_tokens(tape: &Tape, x: &Var, indices: &Var, y: &Var, sizes: Sizes) -> Result<Var> {
+pub(in crate::engine) fn scatter_tokens(
+    tape: &Tape,
+    x: &Var,
+    indices: &Var,
+    y: &Var,
+    sizes: Sizes,
+) -> Result<Var> {
     let places = Chosen::new(indices.value(), sizes)?;
     let (value, kept) = tape.timed("scatter_tokens", || {
         let shape = (sizes.batch, sizes.kept, 1);

@@ -129,7 +129,7 @@ impl Space {
                     let from = from + plans[0].taps[tap];
                     let last = from + (width - 1) * stride + channels;
                     let row = (&source[from..last], stride);
-                    pack::interleave::<WIDTH>(*format, right, row, columns);
+                    pack::interleave::<WIDTH>(*format, (right, 0), row, columns);
                 }
                 let right = Panels { words: Cow::Owned(right), format: *format, k, n: WIDTH };
                 multiply(&left, 0, &right, part, true);
@@ -144,12 +144,10 @@ impl Space {
         let words = work.format.words(width);
         let height = block.len() * words;
         self.left.resize(m.div_ceil(HEIGHT) * HEIGHT * height, 0);
-        for (tile, left) in self.left.chunks_exact_mut(HEIGHT * height).enumerate() {
-            let columns = (tile * HEIGHT, HEIGHT.min(m - tile * HEIGHT));
-            for (line, left) in block.clone().zip(left.chunks_exact_mut(HEIGHT * words)) {
-                let dy = &work.dy[line * width * m..(line + 1) * width * m];
-                pack::interleave::<HEIGHT>(work.format, left, (dy, m), columns);
-            }
+        for (at, line) in block.enumerate() {
+            let dy = &work.dy[line * width * m..(line + 1) * width * m];
+            let left = (&mut self.left[at * HEIGHT * words..], HEIGHT * height);
+            pack::interleave::<HEIGHT>(work.format, left, (dy, m), (0, m));
         }
     }
 }

@@ -109,7 +109,8 @@ impl<'a> Left<'a> {
         let mut words = vec![0; rows.div_ceil(HEIGHT) * HEIGHT * height];
         words.par_chunks_mut((height * HEIGHT).max(1)).enumerate().for_each(|(tile, words)| {
             let first = tile * HEIGHT;
-            pack::interleave::<HEIGHT>(format, words, (x, rows), (first, HEIGHT.min(rows - first)));
+            let columns = (first, HEIGHT.min(rows - first));
+            pack::interleave::<HEIGHT>(format, (words, 0), (&x[..k * rows], rows), columns);
         });
         Self { words: Cow::Owned(words), format, rows, k, tiled: true, stride: 0 }
     }
@@ -151,7 +152,8 @@ impl Panels<'_> {
     /// From `x` `[k, n]`, row-major.
     pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
         Self::packed(format, k, n, |words, first| {
-            pack::interleave::<WIDTH>(format, words, (x, n), (first, WIDTH.min(n - first)));
+            let columns = (first, WIDTH.min(n - first));
+            pack::interleave::<WIDTH>(format, (words, 0), (&x[..k * n], n), columns);
         })
     }
 

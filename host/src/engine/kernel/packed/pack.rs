@@ -35,32 +35,36 @@ pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
     }
 }
 
-/// Fills `words`, groups of `N`, with `columns` (at most `N`) columns of `x` (rows of `stride`
-/// numbers), from column `first` on.
+/// Fills tiles of `words`, which begin `step` words apart, with `columns` columns of `x` (rows of `stride` numbers), from
+/// column `first` on: `N` of them a tile, a group of `N` words for each row or pair of rows.
+///
+/// Rows are read along. Tile by tile, lines of `x` that lie a multiple of a large power of two apart would drive
+/// each other out of the cache.
 pub(super) fn interleave<const N: usize>(
     format: Format,
-    words: &mut [u32],
+    (words, step): (&mut [u32], usize),
     (x, stride): (&[f32], usize),
     (first, columns): (usize, usize),
 ) {
     #[cfg(target_arch = "x86_64")]
     if (format, level()) == (Format::Bf16, Level::Avx512Bf16) {
         // SAFETY: the level was found.
-        unsafe { pack_avx512::interleave::<N>(words, (x, stride), (first, columns)) };
+        unsafe { pack_avx512::interleave::<N>((words, step), (x, stride), (first, columns)) };
         return;
     }
-    let row = |at: usize| {
-        let start = at * stride + first;
-        x.get(start..start + columns).unwrap_or_default()
-    };
-    for (at, words) in words.chunks_exact_mut(N).enumerate() {
-        let words = &mut words[..columns];
-        match format {
-            Format::F32 => words.copy_from_slice(bytemuck::cast_slice(row(at))),
-            Format::Bf16 => {
-                let high = row(2 * at + 1);
-                for (i, (word, low)) in words.iter_mut().zip(row(2 * at)).enumerate() {
-                    *word = pair(*low, high.get(i).copied().unwrap_or(0.0));
+    for (at, rows) in x.chunks((format.group() * stride).max(1)).enumerate() {
+        let (low, high) = rows.split_at(stride.min(rows.len()));
+        let low = &low[first..first + columns];
+        let high = high.get(first..first + columns).unwrap_or_default();
+        for (tile, low) in low.chunks(N).enumerate() {
+            let words = &mut words[tile * step + at * N..][..low.len()];
+            match format {
+                Format::F32 => words.copy_from_slice(bytemuck::cast_slice(low)),
+                Format::Bf16 => {
+                    let high = high.iter().skip(tile * N).copied().chain(std::iter::repeat(0.0));
+                    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+                        *word = pair(*low, high);
+                    }
                 }
             }
         }

@@ -48,17 +48,20 @@ fn rounded(low: __m512, high: __m512) -> __m512i {
 /// Rounds one row into words of two neighbours; an odd last number is paired with 0.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
-    for (i, words) in words.chunks_mut(LANES).enumerate() {
-        let at = i * 2 * LANES;
-        store(words, rounded(load(x, at), load(x, at + LANES)));
+    let (whole, rest) = x.as_chunks::<{ 2 * LANES }>();
+    let (to, last) = words.split_at_mut(whole.len() * LANES);
+    for (words, x) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(whole) {
+        store(words, rounded(load(x, 0), load(x, LANES)));
+    }
+    if !last.is_empty() {
+        store(last, rounded(load(rest, 0), load(rest, LANES)));
     }
 }
 
-/// Fills `words`, groups of `N`, with words of two numbers that lie below each other in `x` (rows of
-/// `stride` numbers), for `columns` columns from `first` on; a missing last row counts as 0.
+/// As [`super::pack::interleave`], with words of two numbers that lie below each other; a missing last row counts as 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn interleave<const N: usize>(
-    words: &mut [u32],
+    (words, step): (&mut [u32], usize),
     (x, stride): (&[f32], usize),
     (first, columns): (usize, usize),
 ) {
@@ -67,13 +70,17 @@ pub(super) fn interleave<const N: usize>(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
         19, 3, 18, 2, 17, 1, 16, 0,
     );
-    for (words, rows) in words.chunks_exact_mut(N).zip(x.chunks(2 * stride)) {
+    for (at, rows) in x.chunks((2 * stride).max(1)).enumerate() {
         let (low, high) = rows.split_at(stride.min(rows.len()));
         let low = &low[first..first + columns];
         let high = high.get(first..first + columns).unwrap_or_default();
-        for (i, words) in words[..columns].chunks_mut(LANES).enumerate() {
-            let pairs = rounded(load(low, i * LANES), load(high, i * LANES));
-            store(words, _mm512_permutexvar_epi16(order, pairs));
+        for (tile, low) in low.chunks(N).enumerate() {
+            let high = high.get(tile * N..).unwrap_or_default();
+            let words = &mut words[tile * step + at * N..][..low.len()];
+            for (i, words) in words.chunks_mut(LANES).enumerate() {
+                let pairs = rounded(load(low, i * LANES), load(high, i * LANES));
+                store(words, _mm512_permutexvar_epi16(order, pairs));
+            }
         }
     }
 }

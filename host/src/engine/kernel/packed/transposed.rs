@@ -58,7 +58,7 @@ pub fn product(format: Format, a: &[f32], b: &impl Rows, shape: Shape) -> (Vec<f
     if k == 0 || m * n == 0 {
         return (vec![0.0; m * n], vec![0.0; m]);
     }
-    let piece = 2 * TASK;
+    let piece = 4 * TASK;
     let block = BLOCK_WORDS * format.group();
     let blocks = k.div_ceil(block);
     let pieces = m.div_ceil(piece);
@@ -109,10 +109,8 @@ impl Space {
             let words = format.words(k);
             self.left.resize(rows.div_ceil(HEIGHT) * HEIGHT * words, 0);
             let source = &a[start * m..(start + k) * m];
-            for (tile, left) in self.left.chunks_exact_mut(HEIGHT * words).enumerate() {
-                let columns = (first + tile * HEIGHT, HEIGHT.min(rows - tile * HEIGHT));
-                pack::interleave::<HEIGHT>(format, left, (source, m), columns);
-            }
+            let left = (self.left.as_mut_slice(), HEIGHT * words);
+            pack::interleave::<HEIGHT>(format, left, (source, m), (first, rows));
             dispatch(AddRows { rows: source, stride: m, first, sums: &mut part.sums });
             self.pack_right(format, b, start..start + k);
             let words = Cow::Borrowed(self.left.as_slice());
@@ -137,11 +135,8 @@ impl Space {
                 &self.rows
             };
             let at = (start - range.start) / format.group() * WIDTH;
-            for (panel, right) in self.right.chunks_exact_mut(WIDTH * words).enumerate() {
-                let columns = (panel * WIDTH, WIDTH.min(n - panel * WIDTH));
-                let right = &mut right[at..][..format.words(count) * WIDTH];
-                pack::interleave::<WIDTH>(format, right, (source, n), columns);
-            }
+            let right = (&mut self.right[at..], WIDTH * words);
+            pack::interleave::<WIDTH>(format, right, (source, n), (0, n));
         }
     }
 }

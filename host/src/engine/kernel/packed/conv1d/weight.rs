@@ -118,10 +118,8 @@ impl Space {
         gradients.gather(at, 0, &mut self.frames);
         let words = HEIGHT * format.words(count);
         self.left.resize(width.div_ceil(HEIGHT) * words, 0);
-        for (tile, left) in self.left.chunks_exact_mut(words).enumerate() {
-            let columns = (tile * HEIGHT, HEIGHT.min(width - tile * HEIGHT));
-            pack::interleave::<HEIGHT>(format, left, (&self.frames, width), columns);
-        }
+        let left = (self.left.as_mut_slice(), words);
+        pack::interleave::<HEIGHT>(format, left, (&self.frames, width), (0, width));
     }
 
     /// The padded frames of one (sample, group), as panels from each frame on that a word can begin at.
@@ -134,12 +132,8 @@ impl Space {
             let height = format.words(padded - skipped);
             right.resize(width.div_ceil(WIDTH) * height * WIDTH, 0);
             let frames = &self.frames[skipped * width..];
-            for ((panel, columns), right) in
-                panels(width).zip(right.chunks_exact_mut((height * WIDTH).max(1)))
-            {
-                let columns = (panel * WIDTH, columns);
-                pack::interleave::<WIDTH>(format, right, (frames, width), columns);
-            }
+            let right = (right.as_mut_slice(), height * WIDTH);
+            pack::interleave::<WIDTH>(format, right, (frames, width), (0, width));
         }
     }
 

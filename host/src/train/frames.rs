@@ -1,0 +1,246 @@
+//! Features of whole samples, frame by frame, for a stage: pixels of patches, a vector, or what a
+//! backbone makes of the sample as it is, without any augmentation.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::prepare::Prepared;
+use crate::data::dataset::{Content, Image, Sample, Sound};
+use crate::data::sound::{FRAMES_PER_SECOND, mfcc};
+use crate::data::transform::crop::CropBox;
+use crate::data::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
+use crate::data::transform::resize::Resample;
+use crate::data::view::{Value, ViewRequest, normalise};
+use crate::engine::ops::patchify::patchify;
+use crate::engine::{Precision, Tape, Var, storage};
+use crate::module::{Forward, Input, Module};
+use crate::plugin::StageFeatures;
+use crate::random::Stream;
+use crate::state::StepVars;
+use crate::store::Layout;
+use crate::{Error, Result};
+
+/// How much shorter or longer than a sound its frames may be, in seconds: they end before its end.
+const ROUNDED: f64 = 0.1;
+/// Pictures that go through a backbone at a time.
+pub(super) const BATCH: usize = 64;
+
+/// Computes features of samples.
+#[derive(Debug)]
+pub(super) struct Frames<'a> {
+    prepared: &'a Prepared,
+    features: StageFeatures,
+    precision: Precision,
+    backbone: Rc<dyn Module>,
+    /// Whether the method sees sounds with mean 0 and variance 1.
+    normalised: bool,
+    resample: Resample,
+}
+
+/// The features of one sample, `[F, D]`; empty for a sample that can't be read.
+pub(super) type SampleFrames = Vec<f32>;
+
+/// Features of several samples.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// One per sample.
+    pub(super) samples: Vec<SampleFrames>,
+    /// D; 0 where no sample could be read.
+    pub(super) width: usize,
+    /// How frames lie in a sample.
+    pub(super) layout: Layout,
+}
+
+impl<'a> Frames<'a> {
+    /// `features` of the data of `prepared`, with its backbone as it is.
+    ///
+    /// # Errors
+    /// When such data or such a backbone don't have these features.
+    pub(super) fn new(
+        prepared: &'a Prepared,
+        features: StageFeatures,
+        precision: Precision,
+    ) -> Result<Self> {
+        let session = &prepared.session;
+        let teacher = matches!(features, StageFeatures::Layer { teacher: true, .. });
+        let backbone = if teacher { session.teacher_backbone() } else { session.backbone() };
+        let backbone = backbone.ok_or_else(|| {
+            let whose = if teacher { "teacher with a backbone" } else { "backbone" };
+            Error::failed(format!("`{features}` needs a {whose}, and the method declares none"))
+        })?;
+        let content = prepared.data.content();
+        let fits = match features {
+            StageFeatures::Patches => matches!(content, Content::Images),
+            StageFeatures::Values => matches!(content, Content::Vectors { .. }),
+            StageFeatures::Mfcc => matches!(content, Content::Sounds { .. }),
+            StageFeatures::Layer { .. } => !matches!(content, Content::Vectors { .. }),
+        };
+        if !fits {
+            let data = prepared.data.describe();
+            return Err(Error::asked_wrongly(format!("these data have no features `{features}`"))
+                .because(format!("they are {data}"))
+                .hint("choose other features in the method's options, or other data"));
+        }
+        let asked = |view: &ViewRequest| {
+            view.kind == "waveform" && view.params.get("normalise") == Some(&Value::Number(1.0))
+        };
+        let normalised = prepared.plan.views.iter().any(asked);
+        let resample = Resample::default();
+        Ok(Self { prepared, features, precision, backbone, normalised, resample })
+    }
+
+    /// The features of the samples `indices`.
+    ///
+    /// # Errors
+    /// When the backbone refuses its input.
+    pub(super) fn of(&mut self, indices: &[usize]) -> Result<Made> {
+        // A broken sample has no frames, and so no units; training never asks for them.
+        let read = |index: &usize| self.prepared.data.sample(*index).ok();
+        let samples: Vec<Option<Sample>> = indices.iter().map(read).collect();
+        match self.prepared.data.content() {
+            Content::Vectors { .. } => Ok(vectors(&samples)),
+            Content::Sounds { rate } => self.sounds(&samples, rate),
+            Content::Images => self.pictures(&samples),
+        }
+    }
+
+    /// Sounds one by one, each in its own length: none is padded, so none sees silence that is not its own.
+    fn sounds(&self, samples: &[Option<Sample>], rate: u32) -> Result<Made> {
+        let values = f64::from(rate);
+        let frames = match self.features {
+            StageFeatures::Mfcc => FRAMES_PER_SECOND as f64,
+            _ => values / self.sound_fact("frame_stride")? as f64,
+        };
+        let mut made = Made { layout: Layout::Rate { frames, values }, ..Made::default() };
+        for sample in samples {
+            let Some(Sample::Sound(Sound { wave, .. })) = sample else {
+                made.samples.push(Vec::new());
+                continue;
+            };
+            let (rows, width) = match self.features {
+                StageFeatures::Layer { layer, .. } => self.tokens_of(wave, layer)?,
+                _ => (mfcc::mfcc(wave, rate), mfcc::WIDTH),
+            };
+            made.width = made.width.max(width);
+            let (lasts, sound) =
+                (rows.len() as f64 / width.max(1) as f64 / frames, wave.len() as f64 / values);
+            if !rows.is_empty() && (lasts - sound).abs() > ROUNDED {
+                return Err(Error::failed(format!(
+                    "`{}` of a sound of {sound:.2} s last {lasts:.2} s at {frames:.1} frames a second",
+                    self.features
+                )));
+            }
+            made.samples.push(rows);
+        }
+        Ok(made)
+    }
+
+    /// Tokens after block `layer` of one sound, and their width; none of one that is too short for a frame.
+    fn tokens_of(&self, wave: &[f32], layer: usize) -> Result<(Vec<f32>, usize)> {
+        if (wave.len() as i64) < self.sound_fact("frame_size")? {
+            return Ok((Vec::new(), 0));
+        }
+        let mut wave = wave.to_vec();
+        if self.normalised {
+            normalise(&mut wave);
+        }
+        let n = wave.len();
+        let tape = Tape::new(self.precision);
+        let wave = Var::constant(storage::tensor(wave, (1, n))?);
+        let tokens = self.layer(&tape, "waveforms", wave, layer)?;
+        let &[_, _, width] = tokens.dims() else {
+            return Err(Error::failed(format!("`{}` gave {:?}", self.features, tokens.dims())));
+        };
+        Ok((storage::to_f32(tokens.value())?, width))
+    }
+
+    fn sound_fact(&self, name: &str) -> Result<i64> {
+        self.backbone.fact(name).filter(|value| *value > 0).ok_or_else(|| {
+            Error::asked_wrongly(format!("`{}` needs a backbone for sound", self.features))
+                .hint("`backbone=wave`")
+        })
+    }
+
+    fn pictures(&mut self, samples: &[Option<Sample>]) -> Result<Made> {
+        let &[_, _, side] = self.prepared.shape.as_slice() else {
+            return Err(Error::failed(format!("`{}` needs views of pictures", self.features)));
+        };
+        let patch = self.backbone.fact("patch").map(|patch| patch as usize);
+        let Some(patch) = patch.filter(|patch| *patch > 0 && side.is_multiple_of(*patch)) else {
+            return Err(Error::asked_wrongly(format!("`{}` needs patches", self.features)).hint(
+                "choose a backbone that cuts pictures into patches, such as `backbone=vit`",
+            ));
+        };
+        let mut pixels = Vec::new();
+        for sample in samples {
+            match sample {
+                Some(Sample::Image(image)) => self.push_picture(image, side, &mut pixels)?,
+                _ => pixels.resize(pixels.len() + 3 * side * side, 0.0),
+            }
+        }
+        let images = storage::tensor(pixels, (samples.len(), 3, side, side))?;
+        let tape = Tape::new(self.precision);
+        let images = Var::constant(images);
+        let frames = match self.features {
+            StageFeatures::Layer { layer, .. } => self.layer(&tape, "images", images, layer)?,
+            _ => tape.no_grad(|| patchify(&tape, &images, patch))?,
+        };
+        let &[_, n, width] = frames.dims() else {
+            return Err(Error::failed(format!("`{}` gave {:?}", self.features, frames.dims())));
+        };
+        let rows = side / patch;
+        if n != rows * rows {
+            return Err(Error::failed(format!(
+                "`{}` has {n} tokens, and pictures of {side} pixels have {rows} x {rows} patches",
+                self.features
+            )));
+        }
+        let values = storage::to_f32(frames.value())?;
+        let of = |(sample, frames): (&Option<Sample>, &[f32])| match sample {
+            Some(_) => frames.to_vec(),
+            None => Vec::new(),
+        };
+        let samples = samples.iter().zip(values.chunks_exact(n * width)).map(of).collect();
+        Ok(Made { samples, width, layout: Layout::Grid { rows, cols: rows } })
+    }
+
+    /// The whole picture, squeezed to a square, so that every place of it has a patch.
+    fn push_picture(&mut self, image: &Image, side: usize, out: &mut Vec<f32>) -> Result<()> {
+        let whole = CropBox::whole(image.width, image.height);
+        let mut bytes = Vec::new();
+        self.resample.apply(image, whole, (side, side), &mut bytes)?;
+        for channel in 0..3 {
+            let (mean, std) = (IMAGENET_MEAN[channel], IMAGENET_STD[channel]);
+            let bytes = bytes.iter().skip(channel).step_by(3);
+            out.extend(bytes.map(|byte| (f32::from(*byte) / 255.0 - mean) / std));
+        }
+        Ok(())
+    }
+
+    /// Tokens after block `layer` for the input called `name`.
+    fn layer(&self, tape: &Tape, name: &str, value: Var, layer: usize) -> Result<Var> {
+        let vars = StepVars::new(&self.prepared.trainer.state);
+        let stream = Rc::new(RefCell::new(Stream::new(0, "stage", 0, 0)));
+        let forward = Forward { tape, vars: &vars, training: false, stream };
+        let inputs = [Input { name: name.to_owned(), value }];
+        let output = format!("layer.{layer}");
+        let made = tape.no_grad(|| self.backbone.call(&forward, &inputs, &[&output]));
+        let made = made.map_err(|error| match self.backbone.fact("depth") {
+            Some(depth) if layer as i64 > depth => error
+                .hint(format!("the backbone has {depth} blocks: choose a layer from 1 to {depth}")),
+            _ => error,
+        })?;
+        made.into_iter().next().ok_or_else(|| Error::failed("the backbone gave nothing"))
+    }
+}
+
+/// Vectors as they are, one frame each.
+fn vectors(samples: &[Option<Sample>]) -> Made {
+    let vector = |sample: &Option<Sample>| match sample {
+        Some(Sample::Vector(vector)) => vector.clone(),
+        _ => Vec::new(),
+    };
+    let samples: Vec<SampleFrames> = samples.iter().map(vector).collect();
+    let width = samples.iter().map(Vec::len).max().unwrap_or(0);
+    Made { samples, width, layout: Layout::Single }
+}
