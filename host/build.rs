@@ -5,8 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The files of kernels, without `.cu`.
-const FILES: [&str; 7] =
-    ["norm", "activation", "row", "loss", "update", "attention", "attention_bf16"];
+const FILES: [&str; 9] = [
+    "norm",
+    "activation",
+    "row",
+    "loss",
+    "update",
+    "attention",
+    "attention_bf16",
+    "window",
+    "batch_norm",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -244,7 +244,8 @@ impl State {
                 value.dims()
             )));
         }
-        buffer.value = value.to_device(&self.device)?;
+        let there = value.device().same_device(&self.device);
+        buffer.value = if there { value } else { value.to_device(&self.device)? };
         Ok(())
     }
 

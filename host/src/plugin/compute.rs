@@ -10,6 +10,7 @@ use super::crossing::{Refusal, clear, copied, guard, guard_always, list, put, se
 use super::declare::Thing;
 use super::handle::Named;
 use super::session::{Context, Setting};
+use crate::engine::cuda::upload::upload;
 use crate::engine::op::{Arg, catalogue};
 use crate::engine::{OpDef, Var, storage};
 use crate::module::{Forward, Input};
@@ -119,7 +120,7 @@ pub(super) unsafe extern "C" fn tensor_from(
         }
         let mut tensor = storage::tensor(elements.to_vec(), shape)?;
         if let Ok(now) = context.now() {
-            tensor = tensor.to_device(now.forward().tape.device()).map_err(Error::from)?;
+            tensor = upload(&tensor, now.forward().tape.device())?;
         }
         let tensor = Var::constant(tensor);
         Ok(put(out, context.give(tensor))?)

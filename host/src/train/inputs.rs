@@ -13,6 +13,7 @@ use crate::data::sound::spectrogram::{BANDS, Pictures};
 use crate::data::transform::crop::CropBox;
 use crate::data::transform::resize::Resample;
 use crate::data::view::Grid;
+use crate::engine::cuda::upload::upload;
 use crate::engine::{Precision, Tape, Var, storage};
 use crate::module::{Forward, Input, Module};
 use crate::random::Stream;
@@ -236,7 +237,7 @@ impl Inputs {
         let stream = Rc::new(RefCell::new(Stream::new(0, "probe", 0, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
         let moved = inputs.iter().map(|input| {
-            let value = input.value.value().to_device(asked.state.device())?;
+            let value = upload(input.value.value(), asked.state.device())?;
             Ok(Input { name: input.name.clone(), value: Var::constant(value) })
         });
         let inputs = moved.collect::<Result<Vec<_>>>()?;

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::optimizer::{Clip, Rates, Rule};
+use super::optimizer::{Clip, LARC_EPS, Rates, Rule};
 use crate::engine::kernel::optimizer::{AdamW, Sgd};
 use crate::engine::portable::update::{self, Adam, Allowed, Momentum};
 use crate::state::{ParamId, State};
@@ -70,6 +70,30 @@ pub(super) fn measure(
     Ok(Measured { norms, gate: update::gate(&sum)?, total, factors })
 }
 
+/// What LARC multiplies the slope of each parameter by, `[n]`: see `Optimizer::scale`; none for other rules.
+fn larc_scales(
+    state: &State,
+    gradients: &[(ParamId, Tensor)],
+    measured: &Measured,
+    (rule, rates): (Rule, Rates),
+) -> Result<Option<Tensor>> {
+    let Rule::Larc { trust, clip, vectors, .. } = rule else { return Ok(None) };
+    let (values, n) = (gradients.iter().map(|(id, _)| &state.get(*id).value), gradients.len());
+    let rates = gradients.iter().map(|(id, _)| rates.of(state.get(*id).group));
+    let (lrs, decays): (Vec<f32>, Vec<f32>) =
+        rates.map(|rates| (rates.lr as f32, rates.weight_decay as f32)).unzip();
+    let scaled = values.clone().map(|value| u8::from(vectors || value.rank() > 1));
+    let there = |numbers: Vec<f32>| Tensor::from_vec(numbers, n, state.device());
+    let size = update::squares(&values.collect::<Vec<_>>())?.sqrt()?;
+    let slope = (&measured.norms * &measured.factors)?;
+    let least = (&slope + (&size * there(decays)?)?)?.affine(1.0, LARC_EPS)?;
+    let rate = (size.affine(trust, 0.0)? / least)?;
+    let rate = if clip { (rate / there(lrs)?)?.minimum(1.0)? } else { rate };
+    let scaled = Tensor::from_vec(scaled.collect::<Vec<_>>(), n, state.device())?;
+    let moves = (size.gt(0.0)? * slope.gt(0.0)?)?.mul(&scaled)?;
+    Ok(Some(moves.where_cond(&rate, &rate.ones_like()?)?))
+}
+
 /// The moments of each parameter, on its device; none where it never got an update.
 #[derive(Debug, Default)]
 pub(super) struct Moments(Vec<[Option<Tensor>; 2]>);
@@ -96,6 +120,7 @@ impl Moments {
             let rates = rates.of(state.get(*id).group);
             (&state.get(*id).value, gradient, self.get(id.0), rates, counts[id.0])
         });
+        let scales = larc_scales(state, gradients, measured, (rule, rates))?;
         match rule {
             Rule::AdamW { betas, eps } => {
                 let steps = all.filter_map(|(value, gradient, moments, rates, count)| {
@@ -105,7 +130,7 @@ impl Moments {
                 });
                 update::adamw(&steps.collect::<Vec<_>>(), allowed)
             }
-            Rule::Sgd { momentum } => {
+            Rule::Sgd { momentum } | Rule::Larc { momentum, .. } => {
                 let steps = all.filter_map(|(value, gradient, moments, rates, count)| {
                     let constants = Sgd {
                         lr: rates.lr as f32,
@@ -116,10 +141,8 @@ impl Moments {
                     };
                     Some(Momentum { value, gradient, velocity: moments[0]?, constants })
                 });
-                update::sgd(&steps.collect::<Vec<_>>(), allowed)
+                update::sgd(&steps.collect::<Vec<_>>(), scales.as_ref(), allowed)
             }
-            Rule::Larc { .. } => Err(Error::failed("`optimizer=larc` has no kernel for a device")
-                .hint("train with `device=cpu` or `optimizer=sgd`")),
         }
     }
 

@@ -43,7 +43,7 @@ pub enum Rule {
 }
 
 /// Added to what LARC divides by.
-const LARC_EPS: f64 = 1e-8;
+pub(super) const LARC_EPS: f64 = 1e-8;
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -335,8 +335,10 @@ fn squared_norm(elements: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Stream;
     use crate::state::{Group, Init};
-    use candle_core::Device;
+    use crate::train::on_device::measure;
+    use candle_core::{DType, Device};
 
     fn one_parameter(start: f64) -> (State, ParamId) {
         let mut state = State::new(0);
@@ -386,6 +388,43 @@ mod tests {
         state.clone_value_for_test(id, &before);
         second.step(&state, &gradient(id, -2.0), rates).unwrap();
         assert_eq!(value(&state, id), expected);
+    }
+
+    #[test]
+    fn larc_steps_on_a_device_as_on_the_cpu() {
+        let start = |seed| {
+            let mut state = State::new(seed);
+            let init = Init::Normal { std: 0.5 };
+            let zero = Init::Constant(0.0);
+            let ids = [
+                state.parameter("w", &[3, 2], init, Group::default()).unwrap(),
+                state.parameter("b", &[3], init, Group::default()).unwrap(),
+                state.parameter("z", &[2, 1], zero, Group::default()).unwrap(),
+            ];
+            (state, ids)
+        };
+        let slope = |shape: &[usize]| {
+            crate::engine::op::random_tensor(&mut Stream::new(4, "larc", 0, 0), shape).unwrap()
+        };
+        for (clip, vectors) in [(true, false), (false, true)] {
+            let rule = Rule::Larc { momentum: 0.9, trust: 0.02, clip, vectors };
+            let ((own, ids), (there, _)) = (start(1), start(1));
+            let mut optimizers = [Optimizer::new(rule, &own), Optimizer::new(rule, &there)];
+            let rates = Rates { lr: 0.1, weight_decay: 0.01 };
+            for _ in 0..2 {
+                let of = |id: &ParamId| slope(own.get(*id).value.dims());
+                let gradients = ids.iter().map(|id| (*id, of(id).to_dtype(DType::F32).unwrap()));
+                let gradients: Vec<(ParamId, Tensor)> = gradients.collect();
+                optimizers[0].step(&own, &gradients, rates).unwrap();
+                let measured = measure(&gradients, &[], Clip::Off).unwrap();
+                optimizers[1].step_on_device(&there, &gradients, &measured, rates).unwrap();
+            }
+            for id in ids {
+                let of = |state: &State| storage::to_f64(&state.get(id).value).unwrap();
+                let pairs = of(&own).into_iter().zip(of(&there));
+                assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6), "{clip} {}", id.0);
+            }
+        }
     }
 
     impl State {

@@ -8,6 +8,7 @@ use crate::data::batch::Batch;
 use crate::data::dataset::Content;
 use crate::data::field::{Form, Values};
 use crate::data::view::{Grid, View, ViewPlan};
+use crate::engine::cuda::upload::upload;
 use crate::engine::{Var, storage};
 use crate::module::registry;
 use crate::plugin::{AskedView, ViewSource};
@@ -128,7 +129,7 @@ impl BatchViews {
     /// When the device has no room for them.
     pub fn move_to(mut self, device: &Device) -> Result<Self> {
         for (_, tensor) in self.views.iter_mut().flatten().flat_map(|fields| &mut fields.0) {
-            *tensor = tensor.to_device(device)?;
+            *tensor = upload(tensor, device)?;
         }
         Ok(self)
     }

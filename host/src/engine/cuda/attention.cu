@@ -2,7 +2,8 @@
 // with a running softmax on the way forward (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1), and made again
 // from the log sum exp of each row on the way back. No sum depends on the order in which blocks run.
 //
-// qkv [B, N, 3, heads, dim]; out [B, N, heads, dim]; lse and delta [B heads, N]. DP is dim rounded up to 32, 64 or
+// qkv [B, N, 3, heads, dim]; out [B, N, heads, dim]; lse and delta [B heads, N]; lengths [B], or null where all tokens
+// count: of the others nothing is read, and their results and gradients are 0. A length above N makes NaN. DP is dim rounded up to 32, 64 or
 // 128. A block works on ROWS rows (64, or 32 where DP is 128) of one head against COLUMNS others at a time, with
 // 4 ROWS threads: 16 neighbouring lanes share 4 rows, each with 2 of the columns and every 16th number of dim.
 #include "kernel.cuh"
@@ -47,12 +48,14 @@ __device__ void accumulate(const float *weights, const float *b, int lane, float
 // out = softmax(scale q k^T) v and lse = log sum exp of each row. Grid (B heads, ceil(N / ROWS)), 4 ROWS threads,
 // shared memory for ROWS + 2 COLUMNS rows of DP + 1 numbers and ROWS of COLUMNS + 1.
 template <int DP, int ROWS>
-__device__ void forward(const float *qkv, float *out, float *lse, int tokens, int heads, int dim, float scale) {
+__device__ void forward(const float *qkv, const unsigned *lengths, float *out, float *lse, int all, int heads, int dim,
+                        float scale) {
   DYNAMIC_SHARED(float, memory);
   float *q = memory, *k = q + ROWS * (DP + 1), *v = k + COLUMNS * (DP + 1), *p = v + COLUMNS * (DP + 1);
   int batch = blockIdx.x / heads, head = blockIdx.x % heads, start = blockIdx.y * ROWS;
   int width = heads * dim, stride = 3 * width, lane = threadIdx.x % 16, row = threadIdx.x / 16 * 4;
-  qkv += (size_t)batch * tokens * stride + head * dim;
+  int tokens = counted(lengths, batch, all);
+  qkv += (size_t)batch * all * stride + head * dim;
   load<DP>(q, qkv, ROWS, start, tokens, dim, stride);
   float top[4], sum[4], sums[4][DP / 16];
   for (int i = 0; i < 4; ++i) {
@@ -91,12 +94,14 @@ __device__ void forward(const float *qkv, float *out, float *lse, int tokens, in
   }
   for (int i = 0; i < 4; ++i) {
     int token = start + row + i;
-    if (token >= tokens) continue;
+    if (token >= all) continue;
+    float wrong = too_long(lengths, batch, all);
     for (int n = 0; n < DP / 16; ++n) {
       int d = lane + 16 * n;
-      if (d < dim) out[((size_t)batch * tokens + token) * width + head * dim + d] = sums[i][n] / sum[i];
+      float *to = out + ((size_t)batch * all + token) * width + head * dim + d;
+      if (d < dim) *to = token < tokens ? sums[i][n] / sum[i] + wrong : 0.0f;
     }
-    if (lane == 0) lse[(size_t)blockIdx.x * tokens + token] = top[i] + logf(sum[i]);
+    if (lane == 0) lse[(size_t)blockIdx.x * all + token] = token < tokens ? top[i] + logf(sum[i]) : 0.0f;
   }
 }
 
@@ -116,8 +121,8 @@ extern "C" __global__ void attention_delta(const float *out, const float *dout, 
 // dk = dS^T q and dv = P^T dout (else). Grid (B heads, ceil(N / ROWS)), 4 ROWS threads, shared memory for
 // 2 ROWS + 2 COLUMNS rows of DP + 1 numbers, 2 ROWS of COLUMNS + 1, and 2 COLUMNS.
 template <int DP, int ROWS>
-__device__ void backward(const float *qkv, const float *dout, const float *lse, const float *delta, float *dqkv,
-                         int tokens, int heads, int dim, float scale, int queries) {
+__device__ void backward(const float *qkv, const unsigned *lengths, const float *dout, const float *lse,
+                         const float *delta, float *dqkv, int all, int heads, int dim, float scale, int queries) {
   DYNAMIC_SHARED(float, memory);
   // The block's own rows: queries and their dout, or keys and values; the others pass by in tiles.
   float *own_a = memory, *own_b = own_a + ROWS * (DP + 1), *a = own_b + ROWS * (DP + 1), *b = a + COLUMNS * (DP + 1);
@@ -125,11 +130,12 @@ __device__ void backward(const float *qkv, const float *dout, const float *lse, 
   float *deltas = lses + COLUMNS;
   int batch = blockIdx.x / heads, head = blockIdx.x % heads, start = blockIdx.y * ROWS;
   int width = heads * dim, stride = 3 * width, lane = threadIdx.x % 16, row = threadIdx.x / 16 * 4;
-  qkv += (size_t)batch * tokens * stride + head * dim;
-  dqkv += (size_t)batch * tokens * stride + head * dim;
-  dout += (size_t)batch * tokens * width + head * dim;
-  lse += (size_t)blockIdx.x * tokens;
-  delta += (size_t)blockIdx.x * tokens;
+  int tokens = counted(lengths, batch, all);
+  qkv += (size_t)batch * all * stride + head * dim;
+  dqkv += (size_t)batch * all * stride + head * dim;
+  dout += (size_t)batch * all * width + head * dim;
+  lse += (size_t)blockIdx.x * all;
+  delta += (size_t)blockIdx.x * all;
   load<DP>(own_a, queries ? qkv : qkv + width, ROWS, start, tokens, dim, stride);
   if (queries) load<DP>(own_b, dout, ROWS, start, tokens, dim, width);
   else load<DP>(own_b, qkv + 2 * width, ROWS, start, tokens, dim, stride);
@@ -166,7 +172,7 @@ __device__ void backward(const float *qkv, const float *dout, const float *lse, 
   }
   for (int i = 0; i < 4; ++i) {
     int token = start + row + i;
-    if (token >= tokens) continue;
+    if (token >= all) continue;
     float *to = dqkv + (size_t)token * stride;
     for (int n = 0; n < DP / 16; ++n) {
       int d = lane + 16 * n;
@@ -182,14 +188,14 @@ __device__ void backward(const float *qkv, const float *dout, const float *lse, 
 }
 
 #define ATTENTION(DP, ROWS)                                                                                         \
-  extern "C" __global__ void attention_forward_##DP(const float *qkv, float *out, float *lse, int tokens,           \
-                                                    int heads, int dim, float scale) {                              \
-    forward<DP, ROWS>(qkv, out, lse, tokens, heads, dim, scale);                                                    \
+  extern "C" __global__ void attention_forward_##DP(const float *qkv, const unsigned *lengths, float *out,          \
+                                                    float *lse, int tokens, int heads, int dim, float scale) {      \
+    forward<DP, ROWS>(qkv, lengths, out, lse, tokens, heads, dim, scale);                                           \
   }                                                                                                                 \
-  extern "C" __global__ void attention_backward_##DP(const float *qkv, const float *dout, const float *lse,         \
-                                                     const float *delta, float *dqkv, int tokens, int heads,        \
-                                                     int dim, float scale, int queries) {                           \
-    backward<DP, ROWS>(qkv, dout, lse, delta, dqkv, tokens, heads, dim, scale, queries);                            \
+  extern "C" __global__ void attention_backward_##DP(const float *qkv, const unsigned *lengths, const float *dout,  \
+                                                     const float *lse, const float *delta, float *dqkv, int tokens, \
+                                                     int heads, int dim, float scale, int queries) {                \
+    backward<DP, ROWS>(qkv, lengths, dout, lse, delta, dqkv, tokens, heads, dim, scale, queries);                   \
   }
 
 ATTENTION(32, 64)

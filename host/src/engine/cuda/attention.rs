@@ -22,6 +22,8 @@ pub struct Attended {
     pub out: Tensor,
     /// The log sum exp of every row of scores, `[B heads, N]`.
     lse: Tensor,
+    /// See [`forward`].
+    lengths: Option<Tensor>,
     call: Call,
 }
 
@@ -97,18 +99,26 @@ impl Version {
     }
 }
 
-/// softmax(scale q k^T) v of every head, with operands of products in `precision`.
+/// softmax(scale q k^T) v of every head, with operands of products in `precision`; of the first `lengths[b]` (u32) tokens
+/// of sample b, if lengths are given, and 0 for the others. A length above N makes NaN.
 ///
 /// # Errors
 /// When the device has no room, or the launch is refused.
-pub fn forward(qkv: &Tensor, sizes: Sizes, scale: f64, precision: Precision) -> Result<Attended> {
+pub fn forward(
+    (qkv, lengths): (&Tensor, Option<&Tensor>),
+    sizes: Sizes,
+    scale: f64,
+    precision: Precision,
+) -> Result<Attended> {
     let Sizes { batch, tokens, heads, head_dim } = sizes;
+    let lengths = lengths.map(Tensor::contiguous).transpose()?;
     let call = Call { sizes, scale, version: Version::of(sizes, precision) };
     let qkv = qkv.contiguous()?;
     let out = fresh((batch, tokens, heads * head_dim), DType::F32, &qkv)?;
     let lse = fresh((batch * heads, tokens), DType::F32, &qkv)?;
     let args = [
         Arg::Tensor(&qkv),
+        Arg::optional(lengths.as_ref()),
         Arg::Tensor(&out),
         Arg::Tensor(&lse),
         Arg::Int(tokens),
@@ -117,7 +127,7 @@ pub fn forward(qkv: &Tensor, sizes: Sizes, scale: f64, precision: Precision) -> 
         Arg::Float(scale),
     ];
     call.version.launch(0, sizes).run(&qkv, &args)?;
-    Ok(Attended { out, lse, call })
+    Ok(Attended { out, lse, lengths, call })
 }
 
 impl Attended {
@@ -135,6 +145,7 @@ impl Attended {
         for queries in [1, 0] {
             let args = [
                 Arg::Tensor(&qkv),
+                Arg::optional(self.lengths.as_ref()),
                 Arg::Tensor(&dout),
                 Arg::Tensor(&self.lse),
                 Arg::Tensor(&delta),

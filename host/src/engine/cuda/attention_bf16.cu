@@ -61,14 +61,15 @@ __device__ void add_product(Sum &sum, const bf16 *shares, const bf16 *b) {
 // See attention.cu. Grid (B heads, ceil(N / 64)), 128 threads, shared memory for 3 x 64 rows of DP + 8 and 64 of 72 numbers
 // in bf16, and 64 rows of 68 and of DP + 4 numbers in f32.
 template <int DP>
-__device__ void forward_bf16(const float *qkv, float *out, float *lse, int tokens, int heads, int dim, float scale) {
+__device__ void forward_bf16(const float *qkv, const unsigned *lengths, float *out, float *lse, int all, int heads, int dim,
+                             float scale) {
   DYNAMIC_SHARED(float, memory);
   float *s = memory, *o = s + TILE * SCORES;
   bf16 *q = (bf16 *)(o + TILE * (DP + 4)), *k = q + TILE * (DP + 8), *v = k + TILE * (DP + 8), *p = v + TILE * (DP + 8);
   int batch = blockIdx.x / heads, head = blockIdx.x % heads, start = blockIdx.y * TILE;
   int width = heads * dim, stride = 3 * width, lane = threadIdx.x % WARP, first_row = threadIdx.x / WARP * 16;
-  int row = first_row + lane / 2, half = lane % 2;
-  qkv += (size_t)batch * tokens * stride + head * dim;
+  int row = first_row + lane / 2, half = lane % 2, tokens = counted(lengths, batch, all);
+  qkv += (size_t)batch * all * stride + head * dim;
   load<DP>(q, qkv, start, tokens, dim, stride);
   for (int d = half; d < DP; d += 2) o[row * (DP + 4) + d] = 0.0f;
   float top = -INFINITY, total = 0.0f;
@@ -104,10 +105,13 @@ __device__ void forward_bf16(const float *qkv, float *out, float *lse, int token
     __syncwarp();
   }
   int token = start + row;
-  if (token >= tokens) return;
-  for (int d = half; d < dim; d += 2)
-    out[((size_t)batch * tokens + token) * width + head * dim + d] = o[row * (DP + 4) + d] / total;
-  if (half == 0) lse[(size_t)blockIdx.x * tokens + token] = top + logf(total);
+  if (token >= all) return;
+  float wrong = too_long(lengths, batch, all);
+  for (int d = half; d < dim; d += 2) {
+    float made = token < tokens ? o[row * (DP + 4) + d] / total + wrong : 0.0f;
+    out[((size_t)batch * all + token) * width + head * dim + d] = made;
+  }
+  if (half == 0) lse[(size_t)blockIdx.x * all + token] = token < tokens ? top + logf(total) : 0.0f;
 }
 
 // Writes a warp's 16 rows of sums to a gradient.
@@ -125,20 +129,20 @@ __device__ void write(float *scratch, Sum (&sums)[DP / STEP], float *to, int sta
 // See attention.cu. Grid (B heads, ceil(N / 64)), 128 threads, shared memory for 4 x 64 rows of DP + 8 and 2 x 64 of 72 numbers
 // in bf16, 2 x 64 rows of 68 numbers in f32, and 128 more.
 template <int DP>
-__device__ void backward_bf16(const float *qkv, const float *dout, const float *lse, const float *delta, float *dqkv, int tokens,
-                              int heads, int dim, float scale, int queries) {
+__device__ void backward_bf16(const float *qkv, const unsigned *lengths, const float *dout, const float *lse,
+                              const float *delta, float *dqkv, int all, int heads, int dim, float scale, int queries) {
   DYNAMIC_SHARED(float, memory);
   float *s = memory, *dp = s + TILE * SCORES, *lses = dp + TILE * SCORES, *deltas = lses + TILE;
   bf16 *own_a = (bf16 *)(deltas + TILE), *own_b = own_a + TILE * (DP + 8), *a = own_b + TILE * (DP + 8), *b = a + TILE * (DP + 8);
   bf16 *p = b + TILE * (DP + 8), *ds = p + TILE * SHARES;
   int batch = blockIdx.x / heads, head = blockIdx.x % heads, start = blockIdx.y * TILE;
   int width = heads * dim, stride = 3 * width, lane = threadIdx.x % WARP, first_row = threadIdx.x / WARP * 16;
-  int row = first_row + lane / 2, half = lane % 2, mine = start + row;
-  qkv += (size_t)batch * tokens * stride + head * dim;
-  dqkv += (size_t)batch * tokens * stride + head * dim;
-  dout += (size_t)batch * tokens * width + head * dim;
-  lse += (size_t)blockIdx.x * tokens;
-  delta += (size_t)blockIdx.x * tokens;
+  int row = first_row + lane / 2, half = lane % 2, mine = start + row, tokens = counted(lengths, batch, all);
+  qkv += (size_t)batch * all * stride + head * dim;
+  dqkv += (size_t)batch * all * stride + head * dim;
+  dout += (size_t)batch * all * width + head * dim;
+  lse += (size_t)blockIdx.x * all;
+  delta += (size_t)blockIdx.x * all;
   load<DP>(own_a, queries ? qkv : qkv + width, start, tokens, dim, stride);
   if (queries) load<DP>(own_b, dout, start, tokens, dim, width);
   else load<DP>(own_b, qkv + 2 * width, start, tokens, dim, stride);
@@ -177,19 +181,20 @@ __device__ void backward_bf16(const float *qkv, const float *dout, const float *
   }
   // Every warp is done with the scores, whose room the gradients take.
   __syncthreads();
-  write<DP>(memory, firsts, queries ? dqkv : dqkv + width, start, first_row, tokens, dim, stride);
-  if (!queries) write<DP>(memory, seconds, dqkv + 2 * width, start, first_row, tokens, dim, stride);
+  write<DP>(memory, firsts, queries ? dqkv : dqkv + width, start, first_row, all, dim, stride);
+  if (!queries) write<DP>(memory, seconds, dqkv + 2 * width, start, first_row, all, dim, stride);
 }
 
 #define ATTENTION_BF16(DP)                                                                                             \
-  extern "C" __global__ void attention_forward_bf16_##DP(const float *qkv, float *out, float *lse, int tokens,         \
-                                                         int heads, int dim, float scale) {                            \
-    forward_bf16<DP>(qkv, out, lse, tokens, heads, dim, scale);                                                        \
+  extern "C" __global__ void attention_forward_bf16_##DP(const float *qkv, const unsigned *lengths, float *out,        \
+                                                         float *lse, int tokens, int heads, int dim, float scale) {    \
+    forward_bf16<DP>(qkv, lengths, out, lse, tokens, heads, dim, scale);                                               \
   }                                                                                                                    \
-  extern "C" __global__ void attention_backward_bf16_##DP(const float *qkv, const float *dout, const float *lse,       \
-                                                          const float *delta, float *dqkv, int tokens, int heads,      \
-                                                          int dim, float scale, int queries) {                         \
-    backward_bf16<DP>(qkv, dout, lse, delta, dqkv, tokens, heads, dim, scale, queries);                                \
+  extern "C" __global__ void attention_backward_bf16_##DP(const float *qkv, const unsigned *lengths,                   \
+                                                          const float *dout, const float *lse, const float *delta,     \
+                                                          float *dqkv, int tokens, int heads, int dim, float scale,    \
+                                                          int queries) {                                               \
+    backward_bf16<DP>(qkv, lengths, dout, lse, delta, dqkv, tokens, heads, dim, scale, queries);                       \
   }
 
 ATTENTION_BF16(32)

@@ -12,8 +12,17 @@ use libloading::Library;
 use super::launch::{Launch, Word};
 use crate::{Error, Result};
 
-const FILES: [&str; 7] =
-    ["norm", "activation", "row", "loss", "update", "attention", "attention_bf16"];
+const FILES: [&str; 9] = [
+    "norm",
+    "activation",
+    "row",
+    "loss",
+    "update",
+    "attention",
+    "attention_bf16",
+    "window",
+    "batch_norm",
+];
 
 /// How a message begins that tells of an error in a kernel, and not of what the machine lacks.
 pub(crate) const BROKEN: &str = "the kernels don't compile";
@@ -52,18 +61,18 @@ fn library() -> &'static std::result::Result<Library, String> {
 /// Compiles every file, with an entry for each of its kernels.
 fn build(folder: &Path) -> std::result::Result<PathBuf, String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/cuda");
-    let mut text = "#include \"emulator.h\"\n".to_owned();
-    let mut entries = String::new();
+    let mut text = vec!["#include \"emulator.h\"".to_owned()];
+    let mut entries = Vec::new();
     for file in FILES {
-        text += &format!("#include \"{file}.cu\"\n");
+        text.push(format!("#include \"{file}.cu\""));
         let path = sources.join(format!("{file}.cu"));
         let source = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
-        for kernel in kernels(&source) {
-            entries += &format!("EMULATED({kernel})\n");
-        }
+        entries.extend(kernels(&source).iter().map(|kernel| format!("EMULATED({kernel})")));
     }
+    text.extend(entries);
+    text.push(String::new());
     let (source, library) = (folder.join("kernels.cc"), folder.join("kernels.so"));
-    std::fs::write(&source, text + &entries).map_err(|error| error.to_string())?;
+    std::fs::write(&source, text.join("\n")).map_err(|error| error.to_string())?;
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let run = Command::new(&compiler)
         .args(["-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off", "-I"])
@@ -107,6 +116,7 @@ pub(super) fn run(launch: Launch, words: &[Word<'_>]) -> Result<()> {
         .map(|word| match word {
             Word::Bits(bits) => std::ptr::from_ref(bits).cast_mut().cast(),
             Word::Table(table) => std::ptr::from_ref(*table).cast_mut().cast(),
+            Word::Windows(windows) => std::ptr::from_ref(*windows).cast_mut().cast(),
         })
         .collect();
     let grid = [launch.grid[0] as u32, launch.grid[1] as u32, 1];

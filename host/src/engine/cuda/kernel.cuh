@@ -30,5 +30,15 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
+// How many of `all` tokens of sample `batch` attention counts.
+__device__ inline int counted(const unsigned *lengths, int batch, int all) {
+  return lengths ? (int)min(lengths[batch], (unsigned)all) : all;
+}
+
+// NaN where sample `batch` claims more tokens than there are, else 0.
+__device__ inline float too_long(const unsigned *lengths, int batch, int all) {
+  return lengths && lengths[batch] > (unsigned)all ? NAN : 0.0f;
+}
+
 __device__ inline void store(float *to, float x) { *to = x; }
 __device__ inline void store(bf16 *to, float x) { *to = __float2bfloat16(x); }

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor};
 
 use super::update::Table;
+use super::window::Windows;
 use crate::{Error, Result};
 
 /// A file of kernels.
@@ -45,6 +46,8 @@ pub(super) enum Arg<'a> {
     Float(f64),
     /// `Tensors` of `update.cu`, by value.
     Table(&'a Table),
+    /// `Windows` of `window.cu`, by value.
+    Windows(&'a Windows),
 }
 
 impl<'a> Arg<'a> {
@@ -59,6 +62,7 @@ impl<'a> Arg<'a> {
 pub(super) enum Word<'a> {
     Bits(u64),
     Table(&'a Table),
+    Windows(&'a Windows),
 }
 
 /// A kernel and its grid.
@@ -92,9 +96,9 @@ impl Launch {
         let words = args.iter().map(word).collect::<Result<Vec<_>>>()?;
         match like.device() {
             #[cfg(feature = "cuda")]
-            candle_core::Device::Cuda(device) => self.on_gpu(device, &words),
+            Device::Cuda(device) => self.on_gpu(device, &words),
             #[cfg(test)]
-            candle_core::Device::Cpu => super::emulated::run(self, &words),
+            Device::Cpu => super::emulated::run(self, &words),
             _ => Err(Error::failed(format!(
                 "this build can't run the kernel `{}` with its {} arguments",
                 self.kernel,
@@ -125,6 +129,7 @@ impl Launch {
             match word {
                 Word::Bits(bits) => launch.arg(bits),
                 Word::Table(table) => launch.arg(*table),
+                Word::Windows(windows) => launch.arg(*windows),
             };
         }
         // SAFETY: the arguments are those of the kernel, in order and type, as the engine's tests check by
@@ -150,6 +155,7 @@ fn word<'a>(arg: &Arg<'a>) -> Result<Word<'a>> {
         Arg::Long(n) => Word::Bits(*n as u64),
         Arg::Float(x) => Word::Bits(u64::from((*x as f32).to_bits())),
         Arg::Table(table) => Word::Table(table),
+        Arg::Windows(windows) => Word::Windows(windows),
     })
 }
 
@@ -212,8 +218,14 @@ impl InplaceOp1 for Address {
 
 /// A tensor on the device of `like` whose elements a kernel is about to write, every one of them.
 pub(super) fn fresh(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: the kernels that are given the tensor write all of it before anything reads it, on one stream.
-    Ok(unsafe { Tensor::empty(shape, dtype, like.device()) }?)
+    fresh_on(shape, dtype, like.device())
+}
+
+/// The same on `device`; what a copy is about to write counts as well.
+pub(super) fn fresh_on(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    // SAFETY: the kernels or the copy that are given the tensor write all of it before anything reads it, on one
+    // stream.
+    Ok(unsafe { Tensor::empty(shape, dtype, device) }?)
 }
 
 /// Blocks of one warp per row, eight to a block.

@@ -8,6 +8,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
 #[cfg(test)]
 pub(crate) mod emulated;
 #[cfg_attr(
@@ -21,6 +22,8 @@ pub mod norm;
 mod product;
 pub mod row;
 pub mod update;
+pub mod upload;
+pub mod window;
 
 use candle_core::{DType, Tensor};
 

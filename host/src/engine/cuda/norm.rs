@@ -55,17 +55,17 @@ pub fn forward(
     Ok(Normed { y, mean, rstd })
 }
 
-/// The gradients of x, of the weight and of the bias, `[D]` both.
+/// The gradient of x.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward(
+pub fn grad_input(
     x: &Tensor,
     w: Option<&Tensor>,
     [mean, rstd]: [&Tensor; 2],
     dy: &Tensor,
     centred: bool,
-) -> Result<[Tensor; 3]> {
+) -> Result<Tensor> {
     let (x, rows, width) = rows(x)?;
     let dy = dy.contiguous()?;
     let w = w.map(Tensor::contiguous).transpose()?;
@@ -82,6 +82,16 @@ pub fn backward(
         Arg::Int(usize::from(centred)),
     ];
     launch("norm_backward", warps(rows), 256).run(&x, &args)?;
+    Ok(dx)
+}
+
+/// The gradients of the weight and of the bias, `[D]` both.
+///
+/// # Errors
+/// As [`forward`].
+pub fn grad_affine(x: &Tensor, [mean, rstd]: [&Tensor; 2], dy: &Tensor) -> Result<[Tensor; 2]> {
+    let (x, rows, width) = rows(x)?;
+    let dy = dy.contiguous()?;
     let parts = rows.div_ceil(SPAN);
     let (dw, db) = (fresh((parts, width), DType::F32, &x)?, fresh((parts, width), DType::F32, &x)?);
     let args = [
@@ -96,7 +106,7 @@ pub fn backward(
         Arg::Int(SPAN),
     ];
     launch("norm_weight_parts", [width.div_ceil(128), parts], 128).run(&x, &args)?;
-    Ok([dx, sums(&dw, parts)?, sums(&db, parts)?])
+    Ok([sums(&dw, parts)?, sums(&db, parts)?])
 }
 
 /// The sums of the columns of x `[..., D]`: `[D]`.

@@ -68,17 +68,18 @@ extern "C" __global__ void adamw(Tensors all, const float *factors, const unsign
   }
 }
 
-// m = momentum m + (factor gradient + decay p), p -= lr m; `keep` holds decay, `step` lr and `second_scale` momentum of
-// each tensor. Grid: blocks in all, 256 threads.
-extern "C" __global__ void sgd(Tensors all, const float *factors, const unsigned char *gate) {
+// m = momentum m + scale (factor gradient + decay p), p -= lr m; `keep` holds decay, `step` lr and `second_scale` momentum of
+// each tensor; scales may be null. Grid: blocks in all, 256 threads.
+extern "C" __global__ void sgd(Tensors all, const float *factors, const float *scales, const unsigned char *gate) {
   if (!*gate) return;
   int tensor = tensor_of(all), start = (blockIdx.x - all.first_block[tensor]) * SPAN;
   int end = min(all.length[tensor], start + SPAN);
   const float *gradient = (const float *)all.gradient[tensor];
   float *p = (float *)all.value[tensor], *m = (float *)all.first[tensor];
   float factor = factors[tensor], decay = all.keep[tensor], lr = all.step[tensor], momentum = all.second_scale[tensor];
+  float scale = scales ? scales[tensor] : 1.0f;
   for (int i = start + threadIdx.x; i < end; i += blockDim.x) {
-    float velocity = momentum * m[i] + (factor * gradient[i] + decay * p[i]);
+    float velocity = momentum * m[i] + scale * (factor * gradient[i] + decay * p[i]);
     m[i] = velocity;
     p[i] -= lr * velocity;
   }

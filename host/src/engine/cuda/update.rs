@@ -43,7 +43,7 @@ pub struct Item<'a> {
     pub gradient: &'a Tensor,
     /// Its moments.
     pub moments: [Option<&'a Tensor>; 2],
-    /// What the kernel calls keep, step and second_scale.
+    /// What the kernel calls `keep`, `step` and `second_scale`.
     pub constants: [f32; 3],
 }
 
@@ -141,15 +141,22 @@ pub fn adamw(
     Ok(())
 }
 
-/// A step of SGD for every item; see [`adamw`].
+/// A step of SGD for every item; see [`adamw`]. Slopes with their decay are multiplied by `scales` `[n]`, if given.
 ///
 /// # Errors
 /// As [`squares`].
-pub fn sgd(items: &[Item<'_>], factors: &Tensor, gate: &Tensor) -> Result<()> {
+pub fn sgd(
+    items: &[Item<'_>],
+    factors: &Tensor,
+    scales: Option<&Tensor>,
+    gate: &Tensor,
+) -> Result<()> {
     for (i, items) in items.chunks(TENSORS).enumerate() {
         let table = Table::new(items)?;
         let factors = factors.narrow(0, i * TENSORS, items.len())?;
-        let args = [Arg::Table(&table), Arg::Tensor(&factors), Arg::Tensor(gate)];
+        let scales = scales.map(|all| all.narrow(0, i * TENSORS, items.len())).transpose()?;
+        let scales = Arg::optional(scales.as_ref());
+        let args = [Arg::Table(&table), Arg::Tensor(&factors), scales, Arg::Tensor(gate)];
         table.launch("sgd").run(items[0].value, &args)?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::Result;
+use crate::engine::cuda::upload::upload;
 use crate::engine::op::{Arg, Gradient, OpDef, Sample};
 use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
@@ -20,7 +21,7 @@ pub fn normal(
     let mut stream = stream.borrow_mut();
     let numbers: Vec<f32> =
         (0..shape.iter().product()).map(|_| (mean + std * stream.normal()) as f32).collect();
-    Ok(Var::constant(storage::tensor(numbers, shape)?.to_device(tape.device())?))
+    Ok(Var::constant(upload(&storage::tensor(numbers, shape)?, tape.device())?))
 }
 
 /// An argument that is a stream of randomness.

@@ -2,22 +2,27 @@
 //!
 //! An op computes tensors on the CPU by its own kernels and hands all others to the function of the
 //! same name here, which records the same node with the same gradient. Nothing here reads a tensor back
-//! to the host, except `topk`; an index that is out of range therefore makes NaN instead of an error,
+//! to the host; an index that is out of range therefore makes NaN instead of an error,
 //! and the check of the loss names it. Every form is compared with the op's kernels on the op's samples
 //! (`tests`), so that it is known to be right where no other device is at hand.
 
 pub mod activation;
 pub mod attention;
 pub mod balance;
+pub mod batch_norm;
+pub mod convolution;
+pub mod group_norm;
 pub mod linear;
 pub mod loss;
 pub mod matmul;
 pub mod norm;
 pub mod place;
+pub mod pool;
 pub mod resize;
 pub mod row;
 pub mod token;
 pub mod update;
+pub mod window;
 
 #[cfg(test)]
 mod tests;

@@ -119,7 +119,10 @@ impl Normed {
     }
 
     /// (x - mean) rstd.
-    fn unit(&self) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// None but the device's own.
+    pub fn unit(&self) -> Result<Tensor> {
         let centred = match &self.mean {
             Some(mean) => self.x.broadcast_sub(mean)?,
             None => self.x.clone(),
@@ -132,18 +135,29 @@ impl Normed {
     /// With n = (x - mean) rstd and d = dy w: `dx = rstd (d - mean(d) - n mean(d n))`, without the middle
     /// term where the centre is zero.
     pub fn gradients(&self, dy: &Tensor) -> Result<NormGradients> {
+        let x = self.grad_input(dy)?;
+        if let (true, Some(mean)) = (cuda::fits(dy), &self.mean) {
+            let [weight, bias] = cuda::norm::grad_affine(&self.x, [mean, &self.rstd], dy)?;
+            return Ok(NormGradients { x, weight, bias });
+        }
+        let width = self.x.dims()[self.x.rank() - 1];
+        let columns = |t: &Tensor| Ok::<_, crate::Error>(t.reshape(((), width))?.sum(0)?);
+        let (weight, bias) = (columns(&(dy * self.unit()?)?)?, columns(dy)?);
+        Ok(NormGradients { x, weight, bias })
+    }
+
+    /// The gradient of x alone.
+    ///
+    /// # Errors
+    /// None but the device's own.
+    pub fn grad_input(&self, dy: &Tensor) -> Result<Tensor> {
         if let (true, Some(mean)) = (cuda::fits(dy), &self.mean) {
             let (weight, centred) = (self.weight.as_ref(), self.centre == Centre::Mean);
             let saved = [mean, &self.rstd];
-            let [x, weight, bias] = cuda::norm::backward(&self.x, weight, saved, dy, centred)?;
-            return Ok(NormGradients { x, weight, bias });
+            return cuda::norm::grad_input(&self.x, weight, saved, dy, centred);
         }
         let last = self.x.rank() - 1;
         let normed = self.unit()?;
-        let scaled = (dy * &normed)?;
-        let width = self.x.dims()[last];
-        let columns = |t: &Tensor| Ok::<_, crate::Error>(t.reshape(((), width))?.sum(0)?);
-        let (weight, bias) = (columns(&scaled)?, columns(dy)?);
         let d = match &self.weight {
             Some(weight) => dy.broadcast_mul(weight)?,
             None => dy.clone(),
@@ -153,7 +167,7 @@ impl Normed {
         if self.centre == Centre::Mean {
             x = x.broadcast_sub(&d.mean_keepdim(last)?)?;
         }
-        Ok(NormGradients { x: x.broadcast_mul(&self.rstd)?, weight, bias })
+        Ok(x.broadcast_mul(&self.rstd)?)
     }
 
     fn add_gradients(&self, dy: &Tensor, places: Places, inputs: &mut Gradients<'_>) -> Result<()> {

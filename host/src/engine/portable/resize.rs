@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::matmul::product;
 use crate::Result;
+use crate::engine::cuda::upload::upload;
 use crate::engine::tape::{Precision, Tape, Var};
 
 /// A matrix: its numbers in row-major order, and its rows and columns.
@@ -35,5 +36,5 @@ fn apply(x: &Tensor, down: &Tensor, across: &Tensor) -> Result<Tensor> {
 /// On the device and in the type of `like`.
 fn matrix((numbers, shape): Numbers, like: &Tensor) -> Result<Tensor> {
     let matrix = Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu)?;
-    Ok(matrix.to_dtype(like.dtype())?.to_device(like.device())?)
+    upload(&matrix.to_dtype(like.dtype())?, like.device())
 }

@@ -106,11 +106,16 @@ pub struct Momentum<'a> {
     pub constants: Sgd,
 }
 
-/// See [`crate::engine::kernel::optimizer::sgd`].
+/// See [`crate::engine::kernel::optimizer::sgd`]; each slope with its decay is multiplied by its number of `scales` `[n]`,
+/// if these are given.
 ///
 /// # Errors
 /// When shapes differ.
-pub fn sgd<'a>(steps: &[Momentum<'a>], allowed: Allowed<'_>) -> Result<()> {
+pub fn sgd<'a>(
+    steps: &[Momentum<'a>],
+    scales: Option<&Tensor>,
+    allowed: Allowed<'_>,
+) -> Result<()> {
     if steps.first().is_some_and(|one| cuda::fits(one.value)) {
         let item = |step: &Momentum<'a>| Item {
             value: step.value,
@@ -119,13 +124,17 @@ pub fn sgd<'a>(steps: &[Momentum<'a>], allowed: Allowed<'_>) -> Result<()> {
             constants: [step.constants.decay, step.constants.lr, step.constants.momentum],
         };
         let items: Vec<Item<'a>> = steps.iter().map(item).collect();
-        return cuda::update::sgd(&items, allowed.factors, allowed.gate);
+        return cuda::update::sgd(&items, allowed.factors, scales, allowed.gate);
     }
     for (i, step) in steps.iter().enumerate() {
         let Sgd { lr, decay, momentum, .. } = step.constants;
         let (value, velocity) = (step.value, step.velocity);
         let g = allowed.clipped(i, step.gradient)?;
         let slope = (g + value.affine(f64::from(decay), 0.0)?)?;
+        let slope = match scales {
+            Some(scales) => slope.broadcast_mul(&scales.narrow(0, i, 1)?)?,
+            None => slope,
+        };
         let m = (velocity.affine(f64::from(momentum), 0.0)? + slope)?;
         let p = (value - m.affine(f64::from(lr), 0.0)?)?;
         write(allowed.gate, velocity, &m)?;
