@@ -115,7 +115,7 @@ def main():
     times.sort()
     middle = times[len(times) // 2]
     result = {k: getattr(a, k) for k in ("device", "dtype", "compile", "dim", "depth", "conv", "batch", "samples", "dropout")}
-    result |= {"what": "step", "step_ms": 1e3 * middle, "seconds_per_s": a.batch * a.samples / 16000 / middle,
+    result |= {"what": "step", "step_ms": 1e3 * middle, "images_per_s": a.batch / middle, "seconds_per_s": a.batch * a.samples / 16000 / middle,
                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     print(json.dumps(result))
 

@@ -12,6 +12,7 @@ with the fastest setting. The host's side, of the same shapes:
 """
 import argparse
 import json
+import resource
 import statistics
 import time
 
@@ -126,7 +127,8 @@ def main():
     median = statistics.median(times)
     print(json.dumps({"dtype": a.dtype, "compile": a.compile, "threads": torch.get_num_threads(),
                       "step_ms": round(1e3 * median, 1), "step_ms_min": round(1e3 * min(times), 1),
-                      "step_ms_max": round(1e3 * max(times), 1), "images_per_second": round(a.batch / median, 1)}))
+                      "step_ms_max": round(1e3 * max(times), 1), "images_per_s": round(a.batch / median, 1),
+                      "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,9 @@ pub struct Clustering {
     pub patience: usize,
     /// A cluster with less than this share of the largest one's frames starts again; 0 for none.
     pub reassign: f64,
+    /// Whether each sample's features get mean 0 and deviation 1 over its frames before they are clustered, so
+    /// that units say less about who speaks and through what. HuBERT's authors don't.
+    pub normalise: bool,
 }
 
 impl Clustering {
@@ -66,6 +69,7 @@ impl Clustering {
             tries: 20,
             patience: 100,
             reassign: 0.0,
+            normalise: false,
         }
     }
 }
@@ -83,7 +87,7 @@ impl StagePlan {
     pub fn units(&mut self, name: &str, features: Features, how: Clustering) -> Result<()> {
         let int = |value: usize| Value::int(value.cast_signed() as i64);
         let features = features.name();
-        let settings = [
+        let mut settings = vec![
             ("features", Value::text(&features)),
             ("clusters", int(how.clusters)),
             ("share", Value::float(how.share)),
@@ -93,6 +97,9 @@ impl StagePlan {
             ("patience", int(how.patience)),
             ("reassign", Value::float(how.reassign)),
         ];
+        if how.normalise {
+            settings.push(("normalise", int(1)));
+        }
         call::declare("stage@1", name, &settings).map(|_| ())
     }
 

@@ -201,8 +201,12 @@ fn a_good_plugin_beside_bad_files_trains_and_leaves_its_trace() {
 
 #[test]
 fn a_place_without_a_plugin_is_asked_wrongly() {
-    Workplace::new().pretext(&["plugin", "list", "--plugin", "no/such.so"]).assert_refused(
-        "there is no plugin at `no/such.so`",
-        "name a plugin's `.so` file or a folder with such files",
-    );
+    let place = Workplace::new();
+    std::fs::create_dir(place.path().join("empty")).unwrap();
+    for given in ["no/such.so", "empty"] {
+        place.pretext(&["plugin", "list", "--plugin", given]).assert_refused(
+            &format!("there is no plugin at `{given}`"),
+            "name a plugin's `.so` file or a folder with such files",
+        );
+    }
 }

@@ -111,6 +111,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+const COMMAND_HELP: &str = "`pretext COMMAND --help` lists what it takes";
+
 /// What clap says, in the house's form: its first sentence, and a hint.
 fn wrong_arguments(error: &clap::Error, text: &str) -> Error {
     let said = text.lines().map(str::trim).take_while(|line| !line.is_empty());
@@ -124,8 +126,10 @@ fn wrong_arguments(error: &clap::Error, text: &str) -> Error {
     };
     let known: Vec<String> = Cli::command().get_subcommands().flat_map(options).collect();
     let hint = match did_you_mean(given, known.iter().map(String::as_str)) {
+        // Another command's.
+        Some(near) if near == given => format!("{COMMAND_HELP}; `{given}` is another command's"),
         Some(near) => format!("did you mean `{near}`?"),
-        None => "`pretext COMMAND --help` lists what it takes".to_owned(),
+        None => COMMAND_HELP.to_owned(),
     };
     Error::asked_wrongly(said.trim_start_matches("error: ").to_owned()).hint(hint)
 }
@@ -185,5 +189,16 @@ mod tests {
         let error = unknown_command(&error);
         assert_eq!(error.to_string(), "there is no command `docter`");
         assert_eq!(error.hint_text(), Some("did you mean `doctor`?"));
+    }
+
+    #[test]
+    fn an_option_of_another_command_is_not_offered_in_its_own_place() {
+        let hint = |option: &str| {
+            let error = Cli::try_parse_from(["pretext", "train", option, "x"]).unwrap_err();
+            let text = error.render().to_string();
+            wrong_arguments(&error, &text).hint_text().unwrap_or_default().to_owned()
+        };
+        assert_eq!(hint("--resum"), "did you mean `--resume`?");
+        assert!(hint("--out").ends_with("`--out` is another command's"), "{}", hint("--out"));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::words::{colour_on_stderr, colour_on_stdout, say, say_json, table, tell, warning_text};
 use crate::config::OptionSpec;
-use crate::plugin::{Catalogue, MethodInfo, SearchPath};
+use crate::plugin::{Catalogue, MethodInfo, SearchPath, libraries};
 use crate::{Error, Result};
 
 /// Where plugins are looked for besides the usual places.
@@ -40,10 +40,10 @@ impl Places {
     /// Every plugin there, and every file that was refused.
     ///
     /// # Errors
-    /// When a place that was given does not exist.
+    /// When a place that was given does not exist, or is a folder without such a file.
     pub(super) fn everything(&self) -> Result<Catalogue> {
-        if let Some(missing) = self.given.iter().find(|place| !place.exists()) {
-            let message = format!("there is no plugin at `{}`", missing.display());
+        if let Some(empty) = self.given.iter().find(|place| libraries(place).is_empty()) {
+            let message = format!("there is no plugin at `{}`", empty.display());
             return Err(Error::asked_wrongly(message)
                 .hint("name a plugin's `.so` file or a folder with such files"));
         }

@@ -76,6 +76,8 @@ pub struct AskedStage {
     pub patience: usize,
     /// A cluster with less than this share of the largest one's frames starts again; 0 for none.
     pub reassign: f64,
+    /// Whether each sample's features get mean 0 and deviation 1 before they are clustered.
+    pub normalise: bool,
 }
 
 /// A training, and the stages before it.
@@ -181,6 +183,7 @@ impl Context {
             tries: settings.within("tries", Some(20.0), (1.0, 1e4))? as usize,
             patience: settings.within("patience", Some(100.0), (0.0, 1e9))? as usize,
             reassign: settings.within("reassign", Some(0.0), (0.0, 1.0))?,
+            normalise: settings.within("normalise", Some(0.0), (0.0, 1.0))? > 0.0,
         };
         parts.waiting.push(stage);
         Ok(Thing::Stage)

@@ -139,8 +139,8 @@ impl Catalogue {
     }
 }
 
-/// The `.so` files of a folder by name, or the file itself, whatever its name.
-fn libraries(place: &Path) -> Vec<PathBuf> {
+/// The `.so` files of a folder by name, or the file itself, whatever its name; nothing where it doesn't exist.
+pub fn libraries(place: &Path) -> Vec<PathBuf> {
     if !place.is_dir() {
         return if place.exists() { vec![place.to_owned()] } else { Vec::new() };
     }

@@ -16,7 +16,7 @@ mod slots;
 mod view;
 
 pub use course::{AskedStage, AskedTraining, Course, StageFeatures};
-pub use find::{Catalogue, Found, Refused, SearchPath};
+pub use find::{Catalogue, Found, Refused, SearchPath, libraries};
 pub use metadata::{MethodInfo, PluginInfo};
 pub use session::{Building, Session, Setting, Told, ViewSource};
 pub use view::AskedView;

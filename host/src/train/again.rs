@@ -35,8 +35,11 @@ pub struct Again {
 pub fn again(folder: &Path, recipe: &Recipe, plugin: &Found) -> Result<Again> {
     let found = find_newest(&folder.join("checkpoints"))?;
     let Some((_, checkpoint)) = found.newest else {
-        return Err(Error::failed(format!("`{}` has no whole checkpoint", folder.display()))
-            .hint(format!("start it with `pretext train --resume {}`", folder.display())));
+        return Err(Error::asked_wrongly(format!(
+            "`{}` has no whole checkpoint",
+            folder.display()
+        ))
+        .hint(format!("start it with `pretext train --resume {}`", folder.display())));
     };
     let opened = Opened::new(recipe)?;
     let mut prepared = prepare_training(recipe, plugin, &opened, 0)?;

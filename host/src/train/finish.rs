@@ -31,12 +31,13 @@ pub(super) struct Ending<'a> {
 
 /// Asks the trained backbone, writes the report, says how it went.
 pub(super) fn finish(
-    ending: &Ending<'_>,
+    mut ending: Ending<'_>,
     folder: &mut Run,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let Ending { recipe, prepared, evaluation, baselines, .. } = ending;
     observer.event(Event::Phase("asking the trained backbone".to_owned()));
+    ending.baselines.raw_linear = ending.evaluation.raw_linear()?;
+    let Ending { recipe, prepared, evaluation, baselines, .. } = &ending;
     let answer = ask_fully(evaluation, prepared)?;
     let mut figures = answer.figures.named();
     let step = prepared.last_step();
@@ -51,8 +52,9 @@ pub(super) fn finish(
     figures.extend(baseline("knn_untrained", baselines.untrained.knn));
     figures.extend(baseline("knn_raw", baselines.raw));
     figures.extend(baseline("linear_untrained", baselines.untrained.linear));
+    figures.extend(baseline("linear_raw", baselines.raw_linear));
     observer.event(Event::Finished {
-        summary: summary(ending, &answer.figures),
+        summary: summary(&ending, &answer.figures),
         report: report.display().to_string(),
     });
     Ok(Outcome { run: folder.path().to_owned(), figures })

@@ -15,7 +15,7 @@ use crate::engine::cuda::upload::upload;
 use crate::engine::ops::patchify::patchify;
 use crate::engine::{Precision, Tape, Var, storage};
 use crate::module::{Forward, Input, Module};
-use crate::plugin::StageFeatures;
+use crate::plugin::{AskedStage, StageFeatures};
 use crate::random::Stream;
 use crate::state::StepVars;
 use crate::store::Layout;
@@ -35,6 +35,8 @@ pub(super) struct Frames<'a> {
     backbone: Rc<dyn Module>,
     /// Whether the method sees sounds with mean 0 and variance 1.
     normalised: bool,
+    /// Whether each sample's features get mean 0 and deviation 1 over its frames.
+    standardise: bool,
     resample: Resample,
 }
 
@@ -53,15 +55,16 @@ pub(super) struct Made {
 }
 
 impl<'a> Frames<'a> {
-    /// `features` of the data of `prepared`, with its backbone as it is.
+    /// The features that `stage` asks of the data of `prepared`, with its backbone as it is.
     ///
     /// # Errors
     /// When such data or such a backbone don't have these features.
     pub(super) fn new(
         prepared: &'a Prepared,
-        features: StageFeatures,
+        stage: &AskedStage,
         precision: Precision,
     ) -> Result<Self> {
+        let (features, standardise) = (stage.features, stage.normalise);
         let session = &prepared.session;
         let teacher = matches!(features, StageFeatures::Layer { teacher: true, .. });
         let backbone = if teacher { session.teacher_backbone() } else { session.backbone() };
@@ -87,7 +90,7 @@ impl<'a> Frames<'a> {
         };
         let normalised = prepared.plan.views.iter().any(asked);
         let resample = Resample::default();
-        Ok(Self { prepared, features, precision, backbone, normalised, resample })
+        Ok(Self { prepared, features, precision, backbone, normalised, standardise, resample })
     }
 
     /// The features of the samples `indices`.
@@ -98,11 +101,15 @@ impl<'a> Frames<'a> {
         // A broken sample has no frames, and so no units; training never asks for them.
         let read = |index: &usize| self.prepared.data.sample(*index).ok();
         let samples: Vec<Option<Sample>> = indices.iter().map(read).collect();
-        match self.prepared.data.content() {
-            Content::Vectors { .. } => Ok(vectors(&samples)),
-            Content::Sounds { rate } => self.sounds(&samples, rate),
-            Content::Images => self.pictures(&samples),
+        let mut made = match self.prepared.data.content() {
+            Content::Vectors { .. } => vectors(&samples),
+            Content::Sounds { rate } => self.sounds(&samples, rate)?,
+            Content::Images => self.pictures(&samples)?,
+        };
+        if self.standardise {
+            made.samples.iter_mut().for_each(|frames| standardise(frames, made.width));
         }
+        Ok(made)
     }
 
     /// Sounds one by one, each in its own length: none is padded, so none sees silence that is not its own.
@@ -249,4 +256,39 @@ fn vectors(samples: &[Option<Sample>]) -> Made {
     let samples: Vec<SampleFrames> = samples.iter().map(vector).collect();
     let width = samples.iter().map(Vec::len).max().unwrap_or(0);
     Made { samples, width, layout: Layout::Single }
+}
+
+/// What keeps a feature that never changes from being divided by 0.
+const LEAST_DEVIATION: f32 = 1e-3;
+
+/// Gives each of the `width` features of a sample's `frames` `[F, D]` mean 0 and deviation 1.
+fn standardise(frames: &mut [f32], width: usize) {
+    let n = (frames.len() / width.max(1)).max(1) as f32;
+    for feature in 0..width {
+        let values = || frames.iter().skip(feature).step_by(width);
+        let mean = values().sum::<f32>() / n;
+        let variance = values().map(|x| (x - mean).powi(2)).sum::<f32>() / n;
+        let scale = 1.0 / (variance.sqrt() + LEAST_DEVIATION);
+        let values = frames.iter_mut().skip(feature).step_by(width);
+        values.for_each(|x| *x = (*x - mean) * scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_feature_of_a_sample_gets_mean_0_and_deviation_1_and_a_constant_one_is_0() {
+        // Two features of four frames: 1, 2, 3, 4 and a constant.
+        let mut frames = [1.0, 7.0, 2.0, 7.0, 3.0, 7.0, 4.0, 7.0];
+        standardise(&mut frames, 2);
+        // The deviation of 1, 2, 3, 4 is sqrt(1.25).
+        let wanted = [-1.5, -0.5, 0.5, 1.5].map(|x: f32| x / 1.25f32.sqrt());
+        for (frame, wanted) in frames.chunks_exact(2).zip(wanted) {
+            assert!((frame[0] - wanted).abs() < 2e-3, "{frame:?} {wanted}");
+            assert_eq!(frame[1], 0.0);
+        }
+        standardise(&mut [], 2);
+    }
 }

@@ -89,7 +89,7 @@ pub fn run(
     };
     let work = Work { seconds: started.elapsed().as_secs_f64(), samples };
     let (prepared, evaluation) = (&prepared, &evaluation);
-    finish(&Ending { recipe, prepared, evaluation, baselines, work }, &mut folder, observer)
+    finish(Ending { recipe, prepared, evaluation, baselines, work }, &mut folder, observer)
 }
 
 /// The run's folder, new or gone on with, and the checkpoint to go on from.

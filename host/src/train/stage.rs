@@ -71,8 +71,7 @@ impl Stages<'_> {
     ) -> Result<Store<u32>> {
         let name = &stage.name;
         let context = |error: Error| error.context(format!("the stage `{name}` failed"));
-        let mut frames =
-            Frames::new(source, stage.features, self.recipe.precision).map_err(context)?;
+        let mut frames = Frames::new(source, stage, self.recipe.precision).map_err(context)?;
         let features = match self.open::<f32>(stage, "features", inputs) {
             Some(store) => store,
             None => self.features(stage, inputs, &mut frames, source)?,

@@ -56,6 +56,7 @@ impl Method for Hubert {
                 epochs: options.size("cluster_epochs")?,
                 tries: options.size("cluster_tries")?,
                 patience: options.size("cluster_patience")?,
+                normalise: options.flag("cluster_normalise")?,
                 ..Clustering::new(clusters(options, iteration)?)
             };
             run.units(&stage(iteration), features, how)?;

@@ -62,6 +62,11 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
         (1e-6, 1.0),
         "share of the data that clusters are sought in; 1 for small data",
     ),
+    OptionSpec::flag(
+        "cluster_normalise",
+        false,
+        "gives each sample's features mean 0 and deviation 1 before they are clustered: units say less about the speaker",
+    ),
     OptionSpec::int("cluster_batch", 10_000, COUNT, "frames of a batch of k-means"),
     OptionSpec::int("cluster_epochs", 100, COUNT, "times through the frames, at most"),
     OptionSpec::int("cluster_tries", 20, (1, 1000), "starts of k-means that are tried"),

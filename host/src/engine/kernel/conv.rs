@@ -3,12 +3,10 @@
 //! In f32 they are products of gathered rows in packed panels; no matrix of columns is kept. The plain
 //! loops in f64 are what gradient checks run in, and the definition.
 
-use rayon::prelude::*;
-
 use super::Float;
 use super::packed::gathered::{self, Gather, Lattice, Pictures, padded};
 use super::packed::rows::Rows;
-use super::packed::{Format, Panels, correlated, transposed};
+use super::packed::{Format, Panels, WIDTH as PANEL, correlated, transposed};
 use super::threads;
 
 /// The sizes of a convolution.
@@ -69,32 +67,21 @@ impl Conv {
 /// Channels below which taps side by side fill a panel better than one tap does.
 const FEW: usize = 16;
 
-/// `[O, taps, C]` with `C` filled up to `wide`, from a weight `[O, C, taps]`.
-fn by_taps(w: &[f32], conv: &Conv, wide: usize) -> Vec<f32> {
-    let (taps, channels) = (conv.taps(), conv.source.channels);
-    threads::made(
-        (conv.result.channels * taps * wide, taps * wide),
-        || (),
-        |(), o, rows: &mut [f32]| {
-            let w = &w[o * channels * taps..][..channels * taps];
-            for (t, row) in rows.chunks_exact_mut(wide).enumerate() {
-                for (to, w) in row.iter_mut().zip(w.chunks_exact(taps)) {
-                    *to = w[t];
-                }
-            }
-        },
-    )
-}
-
 /// `y` `[B, H', W', O]` from `x` `[B, H, W, C]` and `w` `[O, C, kh, kw]`, in f32 or with bf16 operands.
 ///
 /// # Panics
 /// When a slice is of another size.
 pub fn forward(format: Format, x: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
-    let wide = padded(format, conv.source.channels);
-    let k = conv.taps() * wide;
-    let rows = by_taps(w, conv, wide);
-    let panels = Panels::from_columns(format, &rows, conv.result.channels, k);
+    let (taps, channels) = (conv.taps(), conv.source.channels);
+    let wide = padded(format, channels);
+    let sizes = [taps * wide, conv.result.channels];
+    // Tap by tap, with the channels of each filled up to whole words.
+    let panels = Panels::from_made_columns(format, sizes, |output, column| {
+        let w = &w[output * channels * taps..][..channels * taps];
+        for (tap, column) in column.chunks_exact_mut(wide).enumerate() {
+            column.iter_mut().zip(w.chunks_exact(taps)).for_each(|(to, w)| *to = w[tap]);
+        }
+    });
     gathered::product(format, x, &conv.gather(), &[panels])
 }
 
@@ -107,7 +94,6 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
     let (channels, outputs) = (conv.source.channels, conv.result.channels);
     let (taps, stride) = (conv.taps(), conv.stride.cast_signed());
     let wide = padded(format, outputs);
-    let rows = by_taps(w, conv, channels);
     let lattice = |first: [usize; 2]| {
         // Pixel s i + f of the source is read by pixel i + (f - tap) / s of the result, where that is whole.
         let away = |tap: usize| {
@@ -121,13 +107,16 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
             .collect();
         // In the order of pixels, so that neighbours lie together.
         used.sort_unstable();
-        let mut right = vec![0.0; used.len() * wide * channels];
-        right.par_chunks_mut((wide * channels).max(1)).zip(&used).for_each(|(right, (_, tap))| {
-            for (o, row) in right.chunks_exact_mut(channels).take(outputs).enumerate() {
-                row.copy_from_slice(&rows[(o * taps + tap) * channels..][..channels]);
+        let sizes = [used.len() * wide, channels];
+        let panels = Panels::from_made_rows(format, sizes, |first, count, rows| {
+            for (output, w) in w.chunks_exact(channels * taps).enumerate() {
+                let w = &w[first * taps..][..count * taps];
+                for (at, (_, tap)) in used.iter().enumerate() {
+                    let row = &mut rows[(at * wide + output) * PANEL..][..count];
+                    row.iter_mut().zip(w.chunks_exact(taps)).for_each(|(to, w)| *to = w[*tap]);
+                }
             }
         });
-        let panels = Panels::from_rows(format, &right, used.len() * wide, channels);
         (Lattice { first, taps: used.into_iter().map(|(tap, _)| tap).collect() }, panels)
     };
     let firsts = (0..conv.stride).flat_map(|y| (0..conv.stride).map(move |x| [y, x]));

@@ -1,8 +1,10 @@
 //! The gradient of a convolution's weight: for every tap of the kernel, `dy^T x` with `x` moved by the tap.
 //!
-//! Rows of the result's pictures are taken in blocks. What a block reads is set into scratch space with zeros
-//! around it; a panel of 32 channels at one tap is packed from there, and used at once for all rows of
-//! `dy^T` while it lies in L1. So no matrix of columns is made, not even a block of it.
+//! Rows of the result's pictures are taken in blocks. What a block reads becomes words once for all taps, 32
+//! channels beside each other: a word of two pixels that are neighbours in the result is needed with the
+//! first of them at an even and at an odd place, so both are made. A panel of 32 channels at one tap is then
+//! a matter of copying runs, and is used at once for all rows of `dy^T` while it lies in L1. So no matrix of
+//! columns is made, not even a block of it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,17 +12,86 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::threads;
-use super::gathered::{Gather, Padding, Plan, Scratch, padding, plan};
+use super::gathered::Gather;
 use super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 
 /// Words along the summed dimension in a block, about: a panel of so many has 24 KiB.
 const WORDS: usize = 192;
-/// Numbers of the source that a block sets into scratch space, at most about: 512 KiB.
-const SCRATCH: usize = 128 * 1024;
-/// Pieces of work below which one more is made.
+/// Words of the source in a block, at most about: 256 KiB.
+const SCRATCH: usize = 64 * 1024;
+/// Pieces of work that are made, about.
 const PIECES: usize = 16;
-/// Numbers in the partial sums of all groups, about: 4 MiB.
-const PARTIAL_SUMS: usize = 1 << 20;
+/// Numbers in the partial sums of all groups, about: 8 MiB.
+const PARTIAL_SUMS: usize = 1 << 21;
+
+/// A row of the source as every `stride`-th pixel sees it: from pixel `first` on, one word for each of
+/// them, or for each pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plane {
+    first: usize,
+}
+
+/// Where a tap finds its words.
+struct Reach {
+    /// Rows of the source below the first that a row of the result reads.
+    line: usize,
+    /// The number of its plane.
+    plane: usize,
+    /// The first of its words.
+    start: usize,
+}
+
+/// How rows of the source become words.
+struct Layout {
+    taps: Vec<Reach>,
+    planes: Vec<Plane>,
+    /// The least row of the taps, counted from that of the result times the stride.
+    top: isize,
+    /// Rows of the source that one row of the result reads, with those in between.
+    lines: usize,
+    /// Pixels of zeros in front of a row.
+    left: usize,
+    /// Pixels of a row with its zeros.
+    width: usize,
+    /// Words of a plane for each channel.
+    depth: usize,
+}
+
+impl Layout {
+    fn new(format: Format, gather: &Gather) -> Self {
+        let [lattice] = gather.lattices.as_slice() else {
+            panic!("a convolution's taps are one lattice")
+        };
+        let (stride, group) = (gather.stride, format.group());
+        let least = |axis: usize| lattice.taps.iter().map(|tap| tap[axis]).min().unwrap_or(0);
+        let (top, left) = (least(0), (-least(1)).max(0).cast_unsigned());
+        let mut planes: Vec<Plane> = Vec::new();
+        let mut taps = Vec::with_capacity(lattice.taps.len());
+        for [dy, dx] in &lattice.taps {
+            let pixel = dx.checked_add_unsigned(left).map_or(0, isize::cast_unsigned);
+            let at = pixel / stride;
+            let plane = Plane { first: at % group * stride + pixel % stride };
+            let known = planes.iter().position(|known| *known == plane);
+            let number = known.unwrap_or_else(|| {
+                planes.push(plane);
+                planes.len() - 1
+            });
+            let line = (dy - top).cast_unsigned();
+            taps.push(Reach { line, plane: number, start: at / group });
+        }
+        let reach = |of: fn(&Reach) -> usize| taps.iter().map(of).max().unwrap_or(0);
+        let (lines, start) = (reach(|tap| tap.line) + 1, reach(|tap| tap.start));
+        let depth = start + format.words(gather.result.width);
+        let last = planes.iter().map(|plane| plane.first).max().unwrap_or(0);
+        let width = last + stride * (group * depth - 1) + 1;
+        Self { taps, planes, top, lines, left, width, depth }
+    }
+
+    /// Words of 32 channels of one row of the source.
+    fn row(&self) -> usize {
+        self.planes.len() * self.depth * WIDTH
+    }
+}
 
 /// What all tasks share.
 struct Work<'a> {
@@ -28,10 +99,11 @@ struct Work<'a> {
     dy: &'a [f32],
     x: &'a [f32],
     gather: &'a Gather,
-    plans: [Plan; 1],
-    padding: Padding,
+    layout: Layout,
     /// Rows of pictures in a block.
     rows: usize,
+    /// Rows of pictures in all.
+    lines: usize,
 }
 
 /// The gradient `[O, C, taps]` from `dy` `[B, H', W', O]` and `x`, for the one lattice of `gather`, whose result is
@@ -42,44 +114,50 @@ struct Work<'a> {
 pub fn product(format: Format, dy: &[f32], x: &[f32], gather: &Gather) -> Vec<f32> {
     let (source, result) = (gather.source, gather.result);
     assert_eq!([dy.len(), x.len()], [result.len(), source.len()], "pictures of the wrong size");
-    let padding = padding(Format::F32, gather);
-    let plans: Vec<Plan> =
-        gather.lattices.iter().filter_map(|lattice| plan(lattice, gather, padding)).collect();
-    let Ok(plans) = <[Plan; 1]>::try_from(plans) else {
-        panic!("a convolution's taps are one lattice")
-    };
-    let taps = plans[0].taps.len();
+    let layout = Layout::new(format, gather);
+    let taps = layout.taps.len();
     let (m, channels) = (result.channels, source.channels);
     let lines = result.batch * result.height;
     if lines * result.width == 0 || m * channels == 0 {
         return vec![0.0; m * channels * taps];
     }
-    // A row of the result reads `stride` rows of the source, and some rows around.
-    let row = gather.stride * source.width * channels;
-    let rows = (WORDS / format.words(result.width)).min(SCRATCH / row).clamp(1, lines);
-    let work = Work { format, dy, x, gather, plans, padding, rows };
-    let panels = taps * channels.div_ceil(WIDTH);
-    let groups = (PARTIAL_SUMS / (panels * WIDTH * m)).clamp(1, PIECES).min(lines.div_ceil(rows));
-    let pieces = PIECES.div_ceil(groups).min(panels);
-    let (lines_each, panels_each) = (lines.div_ceil(groups), panels.div_ceil(pieces));
+    // Lines of pictures are summed in groups and channels in slices, each by 32.
+    let slices = channels.div_ceil(WIDTH);
+    let groups = (PARTIAL_SUMS / (slices * taps * WIDTH * m)).clamp(1, PIECES);
+    let slices_each = slices.div_ceil(PIECES.div_ceil(groups).min(slices));
+    let pieces = slices.div_ceil(slices_each);
+    let rows = (WORDS / format.words(result.width))
+        .min(SCRATCH / (gather.stride * layout.row() * slices_each))
+        .clamp(1, lines);
+    // A group is whole blocks.
+    let lines_each = lines.div_ceil(groups).next_multiple_of(rows);
+    let groups = lines.div_ceil(lines_each);
+    let work = Work { format, dy, x, gather, layout, rows, lines };
+    let packed: Vec<Vec<u32>> = if pieces == 1 {
+        Vec::new()
+    } else {
+        // Every piece needs them.
+        let blocks = (0..lines.div_ceil(rows)).into_par_iter();
+        blocks.map(|block| work.left(block, Vec::new())).collect()
+    };
     let mut parts = vec![Vec::new(); groups * pieces];
     parts.par_iter_mut().enumerate().for_each_init(Space::default, |space, (task, part)| {
         let (group, piece) = (task / pieces, task % pieces);
         let lines = group * lines_each..((group + 1) * lines_each).min(lines);
-        let panels = piece * panels_each..((piece + 1) * panels_each).min(panels);
-        *part = vec![0.0; panels.len() * m * WIDTH];
-        space.sum(&work, lines, panels, part);
+        let slices = piece * slices_each..((piece + 1) * slices_each).min(slices);
+        *part = vec![0.0; slices.len() * taps * m * WIDTH];
+        space.sum(&work, &packed, (lines, slices), part);
     });
     threads::made(
         (m * channels * taps, channels * taps),
         || (),
         |(), o, dw: &mut [f32]| {
-            for panel in 0..panels {
-                let (tap, first) = (panel % taps, panel / taps * WIDTH);
-                let (piece, at) = (panel / panels_each, panel % panels_each);
+            for panel in 0..slices * taps {
+                let (tap, slice) = (panel % taps, panel / taps);
+                let (piece, at) = (slice / slices_each, slice % slices_each * taps + tap);
                 for group in 0..groups {
                     let sums = &parts[group * pieces + piece][(at * m + o) * WIDTH..][..WIDTH];
-                    let channels = dw[first * taps..].chunks_exact_mut(taps);
+                    let channels = dw[slice * WIDTH * taps..].chunks_exact_mut(taps);
                     channels.zip(sums).for_each(|(dw, sum)| dw[tap] += sum);
                 }
             }
@@ -87,49 +165,72 @@ pub fn product(format: Format, dy: &[f32], x: &[f32], gather: &Gather) -> Vec<f3
     )
 }
 
+impl Work<'_> {
+    /// The rows of block number `block`.
+    fn block(&self, block: usize) -> Range<usize> {
+        block * self.rows..((block + 1) * self.rows).min(self.lines)
+    }
+
+    /// Those rows of `dy`, transposed, in `words`, whose room is used again.
+    fn left(&self, block: usize, mut words: Vec<u32>) -> Vec<u32> {
+        let (m, width) = (self.gather.result.channels, self.gather.result.width);
+        // Every row of pixels is a whole number of words.
+        let (each, block) = (self.format.words(width), self.block(block));
+        let height = block.len() * each;
+        words.resize(m.div_ceil(HEIGHT) * HEIGHT * height, 0);
+        for (at, line) in block.enumerate() {
+            let dy = &self.dy[line * width * m..(line + 1) * width * m];
+            let left = (&mut words[at * HEIGHT * each..], HEIGHT * height);
+            pack::interleave::<HEIGHT>(self.format, left, (dy, m), (0, m));
+        }
+        words
+    }
+}
+
 /// Scratch space of one thread.
 #[derive(Default)]
 struct Space {
-    scratch: Scratch,
+    /// The words of a block's source: of each of its rows, for each slice, plane by plane.
+    source: Vec<u32>,
+    /// For each row of the block the first row of the source that it reads, by its number among those.
+    tops: Vec<usize>,
+    /// 32 channels of one row of the source with the zeros around.
+    row: Vec<f32>,
     left: Vec<u32>,
     right: Vec<u32>,
 }
 
 impl Space {
-    /// Sums over the rows `lines` of the result for some `panels` (for every 32 channels one panel per tap);
-    /// `part` holds zeros.
+    /// Sums over the rows `lines` of the result for some `slices` of the channels, one panel per slice and tap;
+    /// `part` holds zeros, `packed` the left words of every block unless each is used once.
     fn sum(
         &mut self,
         work: &Work<'_>,
-        lines: Range<usize>,
-        panels: Range<usize>,
+        packed: &[Vec<u32>],
+        (lines, slices): (Range<usize>, Range<usize>),
         part: &mut [f32],
     ) {
-        let Work { format, gather, plans, rows, .. } = work;
-        let (m, channels) = (gather.result.channels, gather.source.channels);
-        let (width, taps) = (gather.result.width, plans[0].taps.len());
-        // Every row of pixels is a whole number of words.
-        let words = format.words(width);
-        for start in lines.clone().step_by(*rows) {
-            let block = start..(start + rows).min(lines.end);
+        let Work { format, gather, layout, rows, .. } = work;
+        let (m, taps) = (gather.result.channels, layout.taps.len());
+        let words = format.words(gather.result.width);
+        let row = slices.len() * layout.row();
+        for number in lines.start / rows..lines.end.div_ceil(*rows) {
+            let block = work.block(number);
             let k = block.len() * words * format.group();
-            self.scratch.fill(work.x, gather, (plans, work.padding), block.clone());
-            self.pack_left(work, block.clone());
-            let tiles = Cow::Borrowed(self.left.as_slice());
-            let left = Left { words: tiles, format: *format, rows: m, k, tiled: true, stride: 0 };
-            let source: &[f32] = bytemuck::cast_slice(&self.scratch.words);
-            for (panel, part) in panels.clone().zip(part.chunks_exact_mut(m * WIDTH)) {
-                let (tap, first) = (panel % taps, panel / taps * WIDTH);
-                let columns = (first, WIDTH.min(channels - first));
+            self.fill(work, block, &slices);
+            if packed.is_empty() {
+                self.left = work.left(number, std::mem::take(&mut self.left));
+            }
+            let left = Cow::Borrowed(packed.get(number).unwrap_or(&self.left).as_slice());
+            let left = Left { words: left, format: *format, rows: m, k, tiled: true, stride: 0 };
+            for (panel, part) in part.chunks_exact_mut(m * WIDTH).enumerate() {
+                let (slice, tap) = (panel / taps, &layout.taps[panel % taps]);
+                let from = (slice * layout.planes.len() + tap.plane) * layout.depth + tap.start;
                 let mut right = std::mem::take(&mut self.right);
-                right.resize(block.len() * words * WIDTH, 0);
-                let starts = self.scratch.places[0].iter().step_by(width);
-                for (right, [from, _]) in right.chunks_exact_mut(words * WIDTH).zip(starts) {
-                    let stride = gather.stride * channels;
-                    let from = from + plans[0].taps[tap];
-                    let last = from + (width - 1) * stride + channels;
-                    let row = (&source[from..last], stride);
-                    pack::interleave::<WIDTH>(*format, (right, 0), row, columns);
+                right.clear();
+                for top in &self.tops {
+                    let from = (top + tap.line) * row + from * WIDTH;
+                    right.extend_from_slice(&self.source[from..][..words * WIDTH]);
                 }
                 let right = Panels { words: Cow::Owned(right), format: *format, k, n: WIDTH };
                 multiply(&left, 0, &right, part, true);
@@ -138,16 +239,62 @@ impl Space {
         }
     }
 
-    /// The rows `block` of `dy`, transposed.
-    fn pack_left(&mut self, work: &Work<'_>, block: Range<usize>) {
-        let (m, width) = (work.gather.result.channels, work.gather.result.width);
-        let words = work.format.words(width);
-        let height = block.len() * words;
-        self.left.resize(m.div_ceil(HEIGHT) * HEIGHT * height, 0);
-        for (at, line) in block.enumerate() {
-            let dy = &work.dy[line * width * m..(line + 1) * width * m];
-            let left = (&mut self.left[at * HEIGHT * words..], HEIGHT * height);
-            pack::interleave::<HEIGHT>(work.format, left, (dy, m), (0, m));
+    /// Makes words of what the rows `block` of the result (counted over all pictures) read.
+    fn fill(&mut self, work: &Work<'_>, block: Range<usize>, slices: &Range<usize>) {
+        let Work { gather, layout, .. } = work;
+        let (height, source) = (gather.result.height, gather.source);
+        let row = slices.len() * layout.row();
+        self.tops.clear();
+        self.row.resize(layout.width * WIDTH, 0.0);
+        let (mut made, mut line) = (0, block.start);
+        while line < block.end {
+            let (picture, first) = (line / height, line % height);
+            let count = (height - first).min(block.end - line);
+            self.tops.extend((0..count).map(|y| made + y * gather.stride));
+            let picture = &work.x[picture * source.len() / source.batch..];
+            let top = (first * gather.stride).cast_signed() + layout.top;
+            for y in 0..(count - 1) * gather.stride + layout.lines {
+                self.source.resize(self.source.len().max((made + 1) * row), 0);
+                // With a stride some rows may lie between those that are read.
+                if y % gather.stride < layout.lines {
+                    let at = usize::try_from(top + y.cast_signed()).ok();
+                    let at = at.filter(|y| *y < source.height);
+                    self.push_row(work, at.map(|y| (picture, y)), slices, made * row);
+                }
+                made += 1;
+            }
+            line += count;
+        }
+    }
+
+    /// Makes words of row `y` of a picture, or zeros where it has none, at `to`.
+    fn push_row(
+        &mut self,
+        work: &Work<'_>,
+        at: Option<(&[f32], usize)>,
+        slices: &Range<usize>,
+        to: usize,
+    ) {
+        let Work { format, gather, layout, .. } = work;
+        let (channels, stride) = (gather.source.channels, gather.stride * WIDTH);
+        let to = &mut self.source[to..][..slices.len() * layout.row()];
+        let Some((picture, y)) = at else { return to.fill(0) };
+        let len = gather.source.width * channels;
+        let pixels = &picture[y * len..][..len];
+        for (slice, to) in slices.clone().zip(to.chunks_exact_mut(layout.row())) {
+            let first = slice * WIDTH;
+            let count = WIDTH.min(channels - first);
+            let room = self.row.as_chunks_mut::<WIDTH>().0.iter_mut().skip(layout.left);
+            for (row, pixel) in room.zip(pixels.chunks_exact(channels)) {
+                let (kept, rest) = row.split_at_mut(count);
+                kept.copy_from_slice(&pixel[first..first + count]);
+                rest.fill(0.0);
+            }
+            for (plane, to) in layout.planes.iter().zip(to.chunks_exact_mut(layout.depth * WIDTH)) {
+                let len = stride * (format.group() * layout.depth - 1) + WIDTH;
+                let row = (&self.row[plane.first * WIDTH..][..len], stride);
+                pack::interleave::<WIDTH>(*format, (to, 0), row, (0, WIDTH));
+            }
         }
     }
 }

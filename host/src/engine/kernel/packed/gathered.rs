@@ -12,7 +12,7 @@ use super::super::dispatch::{Level, level};
 use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::gathered_avx512;
-use super::{Format, Left, Panels, WIDTH, multiply, round_rows};
+use super::{Format, Left, Panels, WIDTH, multiply, pack};
 
 /// Pixels of the result that one task makes, about.
 const PIXELS: usize = 192;
@@ -96,7 +96,7 @@ struct Chunk {
 }
 
 /// What every task knows of a lattice.
-pub(super) struct Plan {
+struct Plan {
     first: [usize; 2],
     /// The smallest row and column of its taps.
     least: [isize; 2],
@@ -105,19 +105,19 @@ pub(super) struct Plan {
     /// Its pixels in a row of the result.
     columns: usize,
     /// The words of each tap, from those of the first on.
-    pub(super) taps: Vec<usize>,
+    taps: Vec<usize>,
 }
 
 /// The layout of a row of the source in scratch space.
 #[derive(Clone, Copy)]
-pub(super) struct Padding {
+struct Padding {
     format: Format,
     /// Pixels of zeros in front.
     left: usize,
     /// Pixels in all.
     width: usize,
     /// Words of a pixel.
-    pub(super) words: usize,
+    words: usize,
 }
 
 /// The result `[batch, height, width, n]` of `gather` on `x`. Each lattice has its `panels`: for each of its taps
@@ -156,7 +156,7 @@ pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels<'_>]
 }
 
 /// Zeros around the source, so that no tap falls outside of a row.
-pub(super) fn padding(format: Format, gather: &Gather) -> Padding {
+fn padding(format: Format, gather: &Gather) -> Padding {
     let (mut left, mut right) = (0, 0);
     for lattice in &gather.lattices {
         let columns = lattice.columns(gather);
@@ -179,7 +179,7 @@ impl Lattice {
 }
 
 /// What tasks know of `lattice`; none where it has no taps.
-pub(super) fn plan(lattice: &Lattice, gather: &Gather, padding: Padding) -> Option<Plan> {
+fn plan(lattice: &Lattice, gather: &Gather, padding: Padding) -> Option<Plan> {
     let rows = lattice.taps.iter().map(|tap| tap[0]);
     let (top, most) = (rows.clone().min()?, rows.max()?);
     let left = lattice.taps.iter().map(|tap| tap[1]).min()?;
@@ -225,24 +225,24 @@ pub(super) type Place = [usize; 2];
 
 /// What one thread uses again and again.
 #[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) words: Vec<u32>,
+struct Scratch {
+    words: Vec<u32>,
+    /// How many of them this task has filled.
+    filled: usize,
     /// Pixels of each lattice.
-    pub(super) places: Vec<Vec<Place>>,
-    /// Words of one row before they are set in.
-    row: Vec<u32>,
+    places: Vec<Vec<Place>>,
 }
 
 impl Scratch {
     /// Converts what the rows `lines` of the result (counted over all pictures) read.
-    pub(super) fn fill(
+    fn fill(
         &mut self,
         x: &[f32],
         gather: &Gather,
         (plans, padding): (&[Plan], Padding),
         lines: std::ops::Range<usize>,
     ) {
-        self.words.clear();
+        self.filled = 0;
         self.places.resize(plans.len(), Vec::new());
         self.places.iter_mut().for_each(Vec::clear);
         let height = gather.result.height;
@@ -254,7 +254,7 @@ impl Scratch {
             let task = Task {
                 gather,
                 padding,
-                base: self.words.len(),
+                base: self.filled,
                 low,
                 first: line - lines.start,
                 rows: rows.clone(),
@@ -273,19 +273,28 @@ impl Scratch {
 
     /// Sets in row `y` of a picture, or zeros where it has none.
     fn push_row(&mut self, picture: &[f32], source: &Pictures, p: Padding, y: Option<usize>) {
-        let start = self.words.len();
-        self.words.resize(start + p.width * p.words, 0);
-        let Some(y) = y.filter(|y| *y < source.height) else { return };
+        let (start, end) = (self.filled, self.filled + p.width * p.words);
+        self.filled = end;
+        // What is there from other tasks is written over.
+        self.words.resize(self.words.len().max(end), 0);
+        let room = &mut self.words[start..end];
+        let Some(y) = y.filter(|y| *y < source.height) else { return room.fill(0) };
         let len = source.width * source.channels;
         let row = &picture[y * len..][..len];
-        let words: &[u32] = match p.format {
-            Format::F32 => bytemuck::cast_slice(row),
-            Format::Bf16 if source.channels.is_multiple_of(2) => {
-                round_rows(row, len, &mut self.row)
+        let (before, rest) = room.split_at_mut(p.left * p.words);
+        let (words, behind) = rest.split_at_mut(source.width * p.words);
+        before.fill(0);
+        behind.fill(0);
+        match p.format {
+            Format::F32 => words.copy_from_slice(bytemuck::cast_slice(row)),
+            Format::Bf16 if source.channels.is_multiple_of(2) => pack::round_row(words, row),
+            Format::Bf16 => {
+                let pixels = row.chunks_exact(source.channels);
+                words.chunks_exact_mut(p.words).zip(pixels).for_each(|(words, pixel)| {
+                    pack::round_row(words, pixel);
+                });
             }
-            Format::Bf16 => round_rows(row, source.channels, &mut self.row),
-        };
-        self.words[start + p.left * p.words..][..words.len()].copy_from_slice(words);
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub mod transposed;
 mod vector;
 
 /// Columns of a panel: two registers of 16 f32.
-const WIDTH: usize = 32;
+pub const WIDTH: usize = 32;
 /// Rows that one call of the inner kernel makes: 12 x 2 accumulators of the 32 registers.
 const HEIGHT: usize = 12;
 /// Rows of `c` that one task makes: a multiple of `HEIGHT`.
@@ -166,12 +166,59 @@ impl Panels<'_> {
         })
     }
 
+    /// From columns that `fill` makes one by one: it gets the number of a column and room for its `k` numbers, which
+    /// holds zeros or what it wrote for another column.
+    pub fn from_made_columns(
+        format: Format,
+        [k, n]: [usize; 2],
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        Self::made(format, [k, n], |words, (first, count), made| {
+            if k > 0 {
+                let columns = &mut made[..count * k];
+                columns.chunks_exact_mut(k).zip(first..).for_each(|(room, at)| fill(at, room));
+                pack::columns(format, words, columns, k);
+            }
+        })
+    }
+
+    /// From rows that `fill` makes up to 32 columns at a time: it gets the first column, how many, and room `[k, 32]`, which
+    /// holds zeros or what it wrote for other columns.
+    pub fn from_made_rows(
+        format: Format,
+        [k, n]: [usize; 2],
+        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
+        Self::made(format, [k, n], |words, (first, count), made| {
+            fill(first, count, made);
+            pack::interleave::<WIDTH>(format, (words, 0), (made, WIDTH), (0, count));
+        })
+    }
+
     /// Packs panel by panel; `fill` gets the words of a panel and its first column.
     fn packed(format: Format, k: usize, n: usize, fill: impl Fn(&mut [u32], usize) + Sync) -> Self {
         let height = format.words(k);
         let mut words = vec![0; height * n.div_ceil(WIDTH) * WIDTH];
         words.par_chunks_mut((height * WIDTH).max(1)).enumerate().for_each(|(panel, words)| {
             fill(words, panel * WIDTH);
+        });
+        Self { words: Cow::Owned(words), format, k, n }
+    }
+
+    /// Packs panel by panel what `fill` makes in the cache; it gets the words of a panel, its first column and how many,
+    /// and room for 32 columns that one thread uses again and again.
+    fn made(
+        format: Format,
+        [k, n]: [usize; 2],
+        fill: impl Fn(&mut [u32], (usize, usize), &mut [f32]) + Sync,
+    ) -> Self {
+        let height = format.words(k);
+        let mut words = vec![0; height * n.div_ceil(WIDTH) * WIDTH];
+        let panels = words.par_chunks_mut((height * WIDTH).max(1)).enumerate();
+        panels.for_each_init(Vec::new, |room, (panel, words)| {
+            room.resize(k * WIDTH, 0.0);
+            let first = panel * WIDTH;
+            fill(words, (first, WIDTH.min(n - first)), room);
         });
         Self { words: Cow::Owned(words), format, k, n }
     }
