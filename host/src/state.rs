@@ -147,6 +147,7 @@ pub struct Buffer {
 #[derive(Debug)]
 pub struct State {
     seed: u64,
+    device: Device,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
     names: BTreeSet<String>,
@@ -155,7 +156,30 @@ pub struct State {
 impl State {
     /// No parameters yet; each will start from `(seed, its name)`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, parameters: Vec::new(), buffers: Vec::new(), names: BTreeSet::new() }
+        Self {
+            seed,
+            device: Device::Cpu,
+            parameters: Vec::new(),
+            buffers: Vec::new(),
+            names: BTreeSet::new(),
+        }
+    }
+
+    /// Moves every parameter and buffer to `device`, where those declared later begin too.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        for parameter in &mut self.parameters {
+            parameter.value = parameter.value.to_device(device)?;
+        }
+        for buffer in &mut self.buffers {
+            buffer.value = buffer.value.to_device(device)?;
+        }
+        self.device = device.clone();
+        Ok(())
+    }
+
+    /// Where parameters and buffers live.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     fn claim(&mut self, name: &str) -> Result<()> {
@@ -175,6 +199,7 @@ impl State {
     ) -> Result<ParamId> {
         self.claim(name)?;
         let value = init.tensor(shape, &mut Stream::new(self.seed, name, 0, 0))?;
+        let value = value.to_device(&self.device)?;
         self.parameters.push(Parameter { name: name.to_owned(), value, group });
         Ok(ParamId(self.parameters.len() - 1))
     }
@@ -183,6 +208,7 @@ impl State {
     pub fn buffer(&mut self, name: &str, shape: &[usize], init: Init) -> Result<BufferId> {
         self.claim(name)?;
         let value = init.tensor(shape, &mut Stream::new(self.seed, name, 0, 0))?;
+        let value = value.to_device(&self.device)?;
         self.buffers.push(Buffer { name: name.to_owned(), value });
         Ok(BufferId(self.buffers.len() - 1))
     }
@@ -218,7 +244,8 @@ impl State {
                 value.dims()
             )));
         }
-        buffer.value = value;
+        let there = value.device().same_device(&self.device);
+        buffer.value = if there { value } else { value.to_device(&self.device)? };
         Ok(())
     }
 
@@ -248,8 +275,8 @@ impl State {
                 value.dims()
             )));
         }
-        let value = value.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-        storage::update::<f32>(&parameter.value, &value, |to, from| to.copy_from_slice(from))
+        let value = value.to_device(&self.device)?.to_dtype(DType::F32)?;
+        storage::assign(&parameter.value, &value)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Teachers: weights that follow the student's by average, updated after the optimiser's step.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::Result;
+use crate::engine::portable::update;
 use crate::engine::storage;
 use crate::schedule::{Progress, Schedule};
 use crate::state::{ParamId, State};
@@ -27,13 +29,30 @@ impl Average {
     pub fn reset(&self, state: &State) -> Result<()> {
         self.pairs.iter().try_for_each(|&(student, teacher)| {
             let (from, to) = (&state.get(student).value, &state.get(teacher).value);
-            storage::update::<f32>(to, from, |to, from| to.copy_from_slice(from))
+            storage::assign(to, from)
         })
     }
 
     /// Moves the teacher towards the student; returns the decay that it used.
     pub fn update(&self, state: &State, progress: Progress) -> Result<f64> {
+        self.update_where(state, progress, None)
+    }
+
+    /// The same, but where parameters live on a device, a closed `gate` there (u8 `[1]`, 0) keeps the teacher
+    /// as it was.
+    pub fn update_where(
+        &self,
+        state: &State,
+        progress: Progress,
+        gate: Option<&Tensor>,
+    ) -> Result<f64> {
         let decay = self.decay.at(progress);
+        if !state.device().is_cpu() {
+            let pairs =
+                self.pairs.iter().map(|(s, t)| (&state.get(*t).value, &state.get(*s).value));
+            update::average(&pairs.collect::<Vec<_>>(), decay, gate)?;
+            return Ok(decay);
+        }
         let (keep, take) = (decay as f32, (1.0 - decay) as f32);
         for &(student, teacher) in &self.pairs {
             let (from, to) = (&state.get(student).value, &state.get(teacher).value);
@@ -63,10 +82,7 @@ mod tests {
         average.reset(&state).unwrap();
         assert_eq!(value(&state), 2.0);
         state
-            .assign(
-                student,
-                &candle_core::Tensor::new(&[6.0_f32], &candle_core::Device::Cpu).unwrap(),
-            )
+            .assign(student, &Tensor::new(&[6.0_f32], &candle_core::Device::Cpu).unwrap())
             .unwrap();
         let progress = Progress { step: 0, steps_per_epoch: 1, total_steps: 1 };
         assert_eq!(average.update(&state, progress).unwrap(), 0.75);

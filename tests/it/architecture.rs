@@ -150,6 +150,7 @@ fn unsafe_stands_behind_few_doors() {
         "plugin-api/src/export.rs",
         "host/src/plugin/",
         "host/src/engine/kernel/",
+        "host/src/engine/cuda/",
         "host/src/engine/storage.rs",
         "host/src/cli/alloc.rs",
     ];

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::plugin::{Places, method_rows, tell_refused};
 use super::words::{bytes_text, colour_on_stdout, say, say_json, table};
 use crate::Result;
+use crate::engine::device;
 
 /// Show the machine, its processor's abilities, memory, and plugins found or refused
 #[derive(Args, Debug)]
@@ -54,6 +55,10 @@ fn facts() -> Vec<(&'static str, Value)> {
         ("memory_bytes", json!(memory("MemTotal:"))),
         ("memory_free_bytes", json!(memory("MemAvailable:"))),
     ];
+    facts.push(match device::found() {
+        Ok(gpus) => ("cuda", json!(gpus)),
+        Err(why) => ("cuda", json!(format!("none: {why}"))),
+    });
     facts.extend(abilities().map(|(name, present)| (name, json!(present))));
     facts
 }
@@ -64,6 +69,10 @@ fn plain(name: &str, value: &Value) -> String {
         Value::Bool(false) => "no".to_owned(),
         Value::Null => "unknown".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Array(names) => {
+            let names = names.iter().filter_map(Value::as_str).enumerate();
+            names.map(|(n, name)| format!("cuda:{n} {name}")).collect::<Vec<_>>().join(", ")
+        }
         Value::Number(n) if name.ends_with("_bytes") => bytes_text(n.as_u64().unwrap_or(0)),
         other => other.to_string(),
     }

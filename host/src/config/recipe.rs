@@ -23,7 +23,7 @@ pub struct Recipe {
     pub runs: PathBuf,
     /// Weights that the backbone starts from: a file, a folder, a run; empty where it starts anew.
     pub init: String,
-    /// Where the network is computed: `cpu`.
+    /// Where the network is computed: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Arithmetic of matrix products.
     #[serde(with = "PrecisionWord")]

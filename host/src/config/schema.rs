@@ -113,7 +113,11 @@ const TOP: &[Key] = &[
         "\"\"",
         "weights that the backbone starts from: a safetensors file, a Hugging Face folder or a run",
     ),
-    choice("device", "\"cpu\"", &["cpu"], "where the network is computed"),
+    text(
+        "device",
+        "\"cpu\"",
+        "where the network is computed: `cpu`, or `cuda` or `cuda:N` in a build with CUDA",
+    ),
     choice(
         "precision",
         "\"f32\"",

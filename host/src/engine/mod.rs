@@ -4,10 +4,13 @@
 //! An op is one file in [`ops`]: forward, backward, and the samples of its gradient check.
 
 pub mod checkpoint;
+pub mod cuda;
+pub mod device;
 pub mod gradient_check;
 pub mod kernel;
 pub mod op;
 pub mod ops;
+pub mod portable;
 pub mod profile;
 pub mod storage;
 pub mod tape;

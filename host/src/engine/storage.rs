@@ -35,18 +35,49 @@ pub fn read_all<T: WithDType, R, const N: usize>(
     tensors: [&Tensor; N],
     body: impl FnOnce([&[T]; N]) -> R,
 ) -> Result<R> {
+    if refused() {
+        return Err(no_kernel());
+    }
     let tensors: Vec<Tensor> =
         tensors.into_iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[T]; N] = [&[]; N];
     for (slice, (guard, layout)) in slices.iter_mut().zip(&guards) {
         let Storage::Cpu(cpu) = &**guard else {
-            return Err(Error::failed("expected a tensor on the CPU"));
+            return Err(no_kernel());
         };
         let start = layout.start_offset();
         *slice = &T::cpu_storage_as_slice(cpu)?[start..start + layout.shape().elem_count()];
     }
     Ok(body(slices))
+}
+
+fn no_kernel() -> Error {
+    Error::failed("it has no kernel for a tensor that is not on the CPU")
+        .hint("train with `device=cpu`")
+}
+
+/// Whether tensors on the CPU count as lying on a device, see [`refusing`].
+fn refused() -> bool {
+    #[cfg(test)]
+    return REFUSED.get();
+    #[cfg(not(test))]
+    false
+}
+
+#[cfg(test)]
+thread_local! {
+    static REFUSED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `body` in a thread whose tensors on the CPU neither kernels of the CPU take nor ops read back: what fails in here
+/// has no form for a device, or waits for it.
+#[cfg(test)]
+pub(crate) fn refusing<T>(body: impl FnOnce() -> T) -> T {
+    REFUSED.set(true);
+    let made = body();
+    REFUSED.set(false);
+    made
 }
 
 /// A tensor of `shape` from its elements in row-major order, without a copy.
@@ -78,11 +109,17 @@ pub fn dense(tensor: &Tensor) -> Option<Tensor> {
 
 /// The elements of `tensor` as f32, in row-major order.
 pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
+    if refused() {
+        return Err(Error::failed("it reads a tensor back to the host"));
+    }
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 /// The elements of `tensor` as f64, in row-major order.
 pub fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
+    if refused() {
+        return Err(Error::failed("it reads a tensor back to the host"));
+    }
     Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
 
@@ -120,19 +157,41 @@ pub fn update<T: WithDType>(
     Ok(())
 }
 
-/// `target += source`, in place; `target` is contiguous or holds pictures with channels last.
-pub fn add_in_place(target: &Tensor, source: &Tensor) -> Result<()> {
+/// `target + source` of a target that nobody else holds: in place on the CPU, a fresh tensor elsewhere,
+/// where that costs the same traffic and memory comes from a pool. On the CPU `target` is contiguous or
+/// holds pictures with channels last.
+pub fn add_into(target: Tensor, source: &Tensor) -> Result<Tensor> {
+    if !target.device().is_cpu() || refused() {
+        return Ok((target + source)?);
+    }
     if !target.is_contiguous() && target.rank() == 4 {
         let turned = |tensor: &Tensor| tensor.permute((0, 2, 3, 1));
-        return add_contiguous(&turned(target)?, &turned(source)?);
+        add_contiguous(&turned(&target)?, &turned(source)?)?;
+    } else {
+        add_contiguous(&target, source)?;
     }
-    add_contiguous(target, source)
+    Ok(target)
 }
 
 fn add_contiguous(target: &Tensor, source: &Tensor) -> Result<()> {
     for_float!(target.dtype(), T => update::<T>(target, source, |target, source| {
         combine_in_place(Arithmetic::Add, target, source, Spread::Same);
     }))
+}
+
+/// Writes the elements of `source` over those of `target`: same shape and type, on one device.
+pub fn assign(target: &Tensor, source: &Tensor) -> Result<()> {
+    if target.device().is_cpu() {
+        return for_float!(target.dtype(), T => update::<T>(target, source, <[T]>::copy_from_slice));
+    }
+    if target.dims() != source.dims() {
+        return Err(Error::failed(format!(
+            "can't write {:?} over {:?}",
+            source.dims(),
+            target.dims()
+        )));
+    }
+    Ok(target.flatten_all()?.slice_set(&source.flatten_all()?.contiguous()?, 0, 0)?)
 }
 
 struct Update<T, F>(F, std::marker::PhantomData<fn(T)>);

@@ -92,7 +92,6 @@ impl Incoming {
 }
 
 /// One recorded computation. A tape serves one step and is then dropped.
-#[derive(Default)]
 pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     no_grad: Cell<usize>,
@@ -100,7 +99,15 @@ pub struct Tape {
     computed_bytes: Cell<u64>,
     repeated_bytes: Cell<u64>,
     precision: Precision,
+    device: Device,
+    portable: bool,
     profile: Option<Rc<Profile>>,
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self::new(Precision::default())
+    }
 }
 
 impl std::fmt::Debug for Tape {
@@ -110,9 +117,44 @@ impl std::fmt::Debug for Tape {
 }
 
 impl Tape {
-    /// An empty tape whose matrix products use `precision`.
+    /// An empty tape on the CPU whose matrix products use `precision`.
     pub fn new(precision: Precision) -> Self {
-        Self { precision, ..Self::default() }
+        Self {
+            nodes: RefCell::default(),
+            no_grad: Cell::new(0),
+            recorded_bytes: Cell::new(0),
+            computed_bytes: Cell::new(0),
+            repeated_bytes: Cell::new(0),
+            precision,
+            device: Device::Cpu,
+            portable: false,
+            profile: None,
+        }
+    }
+
+    /// Says where ops that are given no tensor (random numbers) put what they make.
+    #[must_use]
+    pub fn on(mut self, device: &Device) -> Self {
+        self.device = device.clone();
+        self
+    }
+
+    /// Takes every op's portable form, for tensors on the CPU too: how those forms are tested without
+    /// another device.
+    #[must_use]
+    pub fn portable_only(mut self) -> Self {
+        self.portable = true;
+        self
+    }
+
+    /// Where ops that are given no tensor put what they make.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether an op takes its portable form (`engine/portable`) for `x`, and not its CPU kernel.
+    pub fn portable(&self, x: &Var) -> bool {
+        self.portable || !x.device().is_cpu()
     }
 
     /// Measures every op from now on, into `profile` if there is one.
@@ -129,10 +171,11 @@ impl Tape {
         }
     }
 
-    /// An empty tape of the same precision, measured into the same profile.
+    /// An empty tape of the same precision on the same device, measured into the same profile.
     pub(super) fn another(&self) -> impl Fn() -> Self + 'static {
         let (precision, profile) = (self.precision, self.profile.clone());
-        move || Self::new(precision).profiled(profile.clone())
+        let (device, portable) = (self.device.clone(), self.portable);
+        move || Self { portable, ..Self::new(precision).on(&device).profiled(profile.clone()) }
     }
 
     /// The arithmetic of matrix products.
@@ -356,14 +399,8 @@ impl Gradients<'_> {
         *slot = match std::mem::take(slot) {
             Slot::Empty if owned => Slot::Owned(gradient),
             Slot::Empty => Slot::Shared(gradient),
-            Slot::Owned(sum) => {
-                storage::add_in_place(&sum, &gradient)?;
-                Slot::Owned(sum)
-            }
-            Slot::Shared(sum) if owned => {
-                storage::add_in_place(&gradient, &sum)?;
-                Slot::Owned(gradient)
-            }
+            Slot::Owned(sum) => Slot::Owned(storage::add_into(sum, &gradient)?),
+            Slot::Shared(sum) if owned => Slot::Owned(storage::add_into(gradient, &sum)?),
             Slot::Shared(sum) => Slot::Owned((sum + gradient)?),
         };
         Ok(())

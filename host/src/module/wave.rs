@@ -8,10 +8,10 @@ mod tests;
 
 use std::rc::Rc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use self::encoder::{Encoder, Shape, dropped};
-use self::frames::{Frames, Layer, frame_count};
+use self::frames::{Frames, Layer, frame_count, frame_counts};
 use super::declare::Declare;
 use super::linear::Linear;
 use super::registry::{Kind, ModuleDef, OptionDef, Options, Role};
@@ -22,7 +22,6 @@ use crate::engine::ops::mask_tokens::mask_tokens;
 use crate::engine::ops::matmul::matmul;
 use crate::engine::ops::mean::mean;
 use crate::engine::ops::reshape::reshape;
-use crate::engine::storage;
 use crate::state::{Init, ParamId};
 use crate::{Error, Result};
 
@@ -198,7 +197,7 @@ impl Wave {
             x = mask_tokens(f.tape, &x, mask, &f.param(embedding))?;
         }
         if let Some(valid) = valid {
-            let zeros = Tensor::zeros(x.dims()[2], x.dtype(), &Device::Cpu)?;
+            let zeros = Tensor::zeros(x.dims()[2], x.dtype(), x.device())?;
             x = mask_tokens(f.tape, &x, &valid.beyond, &Var::constant(zeros))?;
         }
         Ok(x)
@@ -232,22 +231,16 @@ impl Valid {
                 lengths.dims()
             )));
         }
-        let lengths: Vec<u32> = lengths.value().to_vec1()?;
-        let frames: Vec<usize> = lengths
-            .iter()
-            .map(|samples| frame_count(layers, *samples as usize).min(count))
-            .collect();
-        let (mut beyond, mut shares) = (Vec::new(), Vec::new());
-        for valid in &frames {
-            beyond.extend((0..count).map(|frame| u8::from(frame >= *valid)));
-            let share = 1.0 / (*valid).max(1) as f32;
-            shares.extend((0..count).map(|frame| if frame < *valid { share } else { 0.0 }));
-        }
-        let lengths: Vec<u32> = frames.iter().map(|valid| *valid as u32).collect();
+        let frames = frame_counts(layers, lengths.value())?.minimum(count as f64)?;
+        let lengths = frames.to_dtype(DType::U32)?;
+        let places = Tensor::arange(0, count as u32, lengths.device())?.reshape((1, count))?;
+        let column = lengths.reshape((batch, 1))?;
+        let share = frames.to_dtype(DType::F32)?.maximum(1.0)?.recip()?.reshape((batch, 1))?;
+        let within = places.broadcast_lt(&column)?.to_dtype(DType::F32)?;
         Ok(Self {
-            lengths: Var::constant(storage::tensor(lengths, batch)?),
-            beyond: Var::constant(storage::tensor(beyond, (batch, count))?),
-            shares: Var::constant(storage::tensor(shares, (batch, 1, count))?),
+            beyond: Var::constant(places.broadcast_ge(&column)?),
+            shares: Var::constant(within.broadcast_mul(&share)?.reshape((batch, 1, count))?),
+            lengths: Var::constant(lengths),
         })
     }
 }

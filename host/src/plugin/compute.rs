@@ -10,6 +10,7 @@ use super::crossing::{Refusal, clear, copied, guard, guard_always, list, put, se
 use super::declare::Thing;
 use super::handle::Named;
 use super::session::{Context, Setting};
+use crate::engine::cuda::upload::upload;
 use crate::engine::op::{Arg, catalogue};
 use crate::engine::{OpDef, Var, storage};
 use crate::module::{Forward, Input};
@@ -117,7 +118,11 @@ pub(super) unsafe extern "C" fn tensor_from(
             let error = Error::failed(format!("{n} elements don't fill a shape of {shape:?}"));
             return Err(error.into());
         }
-        let tensor = Var::constant(storage::tensor(elements.to_vec(), shape)?);
+        let mut tensor = storage::tensor(elements.to_vec(), shape)?;
+        if let Ok(now) = context.now() {
+            tensor = upload(&tensor, now.forward().tape.device())?;
+        }
+        let tensor = Var::constant(tensor);
         Ok(put(out, context.give(tensor))?)
     })
 }

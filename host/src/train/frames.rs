@@ -11,6 +11,7 @@ use crate::data::transform::crop::CropBox;
 use crate::data::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::data::transform::resize::Resample;
 use crate::data::view::{Value, ViewRequest, normalise};
+use crate::engine::cuda::upload::upload;
 use crate::engine::ops::patchify::patchify;
 use crate::engine::{Precision, Tape, Var, storage};
 use crate::module::{Forward, Input, Module};
@@ -152,13 +153,18 @@ impl<'a> Frames<'a> {
             normalise(&mut wave);
         }
         let n = wave.len();
-        let tape = Tape::new(self.precision);
-        let wave = Var::constant(storage::tensor(wave, (1, n))?);
+        let tape = self.tape();
+        let wave = upload(&storage::tensor(wave, (1, n))?, tape.device())?;
+        let wave = Var::constant(wave);
         let tokens = self.layer(&tape, "waveforms", wave, layer)?;
         let &[_, _, width] = tokens.dims() else {
             return Err(Error::failed(format!("`{}` gave {:?}", self.features, tokens.dims())));
         };
         Ok((storage::to_f32(tokens.value())?, width))
+    }
+
+    fn tape(&self) -> Tape {
+        Tape::new(self.precision).on(self.prepared.trainer.state.device())
     }
 
     fn sound_fact(&self, name: &str) -> Result<i64> {
@@ -186,8 +192,8 @@ impl<'a> Frames<'a> {
             }
         }
         let images = storage::tensor(pixels, (samples.len(), 3, side, side))?;
-        let tape = Tape::new(self.precision);
-        let images = Var::constant(images);
+        let tape = self.tape();
+        let images = Var::constant(upload(&images, tape.device())?);
         let frames = match self.features {
             StageFeatures::Layer { layer, .. } => self.layer(&tape, "images", images, layer)?,
             _ => tape.no_grad(|| patchify(&tape, &images, patch))?,

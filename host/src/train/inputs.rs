@@ -13,6 +13,7 @@ use crate::data::sound::spectrogram::{BANDS, Pictures};
 use crate::data::transform::crop::CropBox;
 use crate::data::transform::resize::Resample;
 use crate::data::view::Grid;
+use crate::engine::cuda::upload::upload;
 use crate::engine::{Precision, Tape, Var, storage};
 use crate::module::{Forward, Input, Module};
 use crate::random::Stream;
@@ -231,11 +232,16 @@ impl Inputs {
 
     /// The asked output of one batch, `[B, D]` row by row; of tokens the mean over those of the sample.
     fn ask(&self, batch: &[usize], inputs: &[Input], asked: &Asked<'_>) -> Result<Vec<f32>> {
-        let tape = Tape::new(asked.precision);
+        let tape = Tape::new(asked.precision).on(asked.state.device());
         let vars = StepVars::new(asked.state);
         let stream = Rc::new(RefCell::new(Stream::new(0, "probe", 0, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: false, stream };
-        let made = tape.no_grad(|| asked.backbone.call(&forward, inputs, &[asked.output]))?;
+        let moved = inputs.iter().map(|input| {
+            let value = upload(input.value.value(), asked.state.device())?;
+            Ok(Input { name: input.name.clone(), value: Var::constant(value) })
+        });
+        let inputs = moved.collect::<Result<Vec<_>>>()?;
+        let made = tape.no_grad(|| asked.backbone.call(&forward, &inputs, &[asked.output]))?;
         let values = storage::to_f32(made[0].value())?;
         let &[_, tokens, dim] = made[0].dims() else { return Ok(values) };
         let mut means = Vec::with_capacity(batch.len() * dim);

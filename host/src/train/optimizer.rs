@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::on_device::{Measured, Moments};
 use crate::engine::storage;
-use crate::state::{ParamId, State};
+use crate::state::{Group, ParamId, State};
 use crate::{Error, Result};
 
 /// Elements that one thread handles at a time; fixed, so that results don't depend on threads.
@@ -42,7 +43,7 @@ pub enum Rule {
 }
 
 /// Added to what LARC divides by.
-const LARC_EPS: f64 = 1e-8;
+pub(super) const LARC_EPS: f64 = 1e-8;
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,6 +52,16 @@ pub struct Rates {
     pub lr: f64,
     /// Weight decay, for parameters whose group takes it.
     pub weight_decay: f64,
+}
+
+impl Rates {
+    /// What they are for the parameters of `group`.
+    pub(super) fn of(self, group: Group) -> Self {
+        Self {
+            lr: self.lr * group.lr_multiplier,
+            weight_decay: if group.weight_decay { self.weight_decay } else { 0.0 },
+        }
+    }
 }
 
 /// An optimiser and its moments.
@@ -62,6 +73,8 @@ pub struct Optimizer {
     moments: Vec<[Vec<f32>; 2]>,
     /// How many updates each parameter got: Adam corrects its bias by them.
     counts: Vec<u64>,
+    /// Where parameters live on a device: the moments, there.
+    on_device: Moments,
 }
 
 impl Optimizer {
@@ -73,7 +86,31 @@ impl Optimizer {
             updates: 0,
             moments: (0..n).map(|_| [Vec::new(), Vec::new()]).collect(),
             counts: vec![0; n],
+            on_device: Moments::default(),
         }
+    }
+
+    /// Enqueues the updates of parameters that live on a device, by their `gradients` as `measured`.
+    pub(super) fn step_on_device(
+        &mut self,
+        state: &State,
+        gradients: &[(ParamId, Tensor)],
+        measured: &Measured,
+        rates: Rates,
+    ) -> Result<()> {
+        for (id, _) in gradients {
+            self.counts[id.0] += 1;
+        }
+        self.updates += 1;
+        self.on_device.step(state, gradients, measured, (self.rule, rates, &self.counts))
+    }
+
+    /// Takes back that the parameters of `gradients` were updated: a gate on their device kept them.
+    pub(super) fn forget(&mut self, gradients: &[(ParamId, Tensor)]) {
+        for (id, _) in gradients {
+            self.counts[id.0] -= 1;
+        }
+        self.updates -= 1;
     }
 
     /// Updates the parameters in place by their `gradients`.
@@ -98,11 +135,7 @@ impl Optimizer {
         rates: Rates,
     ) -> Result<()> {
         let parameter = state.get(id);
-        let group = parameter.group;
-        let rates = Rates {
-            lr: rates.lr * group.lr_multiplier,
-            weight_decay: if group.weight_decay { rates.weight_decay } else { 0.0 },
-        };
+        let rates = rates.of(parameter.group);
         let scale = self.scale(&parameter.value, gradient, rates)?;
         self.counts[id.0] += 1;
         let n = parameter.value.elem_count();
@@ -145,11 +178,15 @@ impl Optimizer {
     pub fn export(&self, state: &State) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = Vec::new();
         for (i, parameter) in state.parameters().iter().enumerate() {
-            for (moment, values) in ["first", "second"].iter().zip(&self.moments[i]) {
-                if !values.is_empty() {
-                    let tensor = storage::tensor(values.clone(), parameter.value.dims())?;
-                    tensors.push((format!("{}.{moment}", parameter.name), tensor));
-                }
+            let there = self.on_device.get(i);
+            let moments = ["first", "second"].iter().zip(&self.moments[i]).zip(there);
+            for ((moment, values), there) in moments {
+                let tensor = match there {
+                    Some(there) => there.clone(),
+                    None if values.is_empty() => continue,
+                    None => storage::tensor(values.clone(), parameter.value.dims())?,
+                };
+                tensors.push((format!("{}.{moment}", parameter.name), tensor));
             }
         }
         let counts: Vec<i64> = self.counts.iter().map(|count| *count as i64).collect();
@@ -177,7 +214,11 @@ impl Optimizer {
             let Some(id) = state.find(parameter) else {
                 return Err(Error::failed(format!("the run has no parameter `{parameter}`")));
             };
-            self.moments[id.0][place] = storage::to_f32(tensor)?;
+            if state.device().is_cpu() {
+                self.moments[id.0][place] = storage::to_f32(tensor)?;
+            } else {
+                self.on_device.set(state, id, place, tensor)?;
+            }
         }
         Ok(())
     }
@@ -294,8 +335,10 @@ fn squared_norm(elements: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Stream;
     use crate::state::{Group, Init};
-    use candle_core::Device;
+    use crate::train::on_device::measure;
+    use candle_core::{DType, Device};
 
     fn one_parameter(start: f64) -> (State, ParamId) {
         let mut state = State::new(0);
@@ -345,6 +388,43 @@ mod tests {
         state.clone_value_for_test(id, &before);
         second.step(&state, &gradient(id, -2.0), rates).unwrap();
         assert_eq!(value(&state, id), expected);
+    }
+
+    #[test]
+    fn larc_steps_on_a_device_as_on_the_cpu() {
+        let start = |seed| {
+            let mut state = State::new(seed);
+            let init = Init::Normal { std: 0.5 };
+            let zero = Init::Constant(0.0);
+            let ids = [
+                state.parameter("w", &[3, 2], init, Group::default()).unwrap(),
+                state.parameter("b", &[3], init, Group::default()).unwrap(),
+                state.parameter("z", &[2, 1], zero, Group::default()).unwrap(),
+            ];
+            (state, ids)
+        };
+        let slope = |shape: &[usize]| {
+            crate::engine::op::random_tensor(&mut Stream::new(4, "larc", 0, 0), shape).unwrap()
+        };
+        for (clip, vectors) in [(true, false), (false, true)] {
+            let rule = Rule::Larc { momentum: 0.9, trust: 0.02, clip, vectors };
+            let ((own, ids), (there, _)) = (start(1), start(1));
+            let mut optimizers = [Optimizer::new(rule, &own), Optimizer::new(rule, &there)];
+            let rates = Rates { lr: 0.1, weight_decay: 0.01 };
+            for _ in 0..2 {
+                let of = |id: &ParamId| slope(own.get(*id).value.dims());
+                let gradients = ids.iter().map(|id| (*id, of(id).to_dtype(DType::F32).unwrap()));
+                let gradients: Vec<(ParamId, Tensor)> = gradients.collect();
+                optimizers[0].step(&own, &gradients, rates).unwrap();
+                let measured = measure(&gradients, &[], Clip::Off).unwrap();
+                optimizers[1].step_on_device(&there, &gradients, &measured, rates).unwrap();
+            }
+            for id in ids {
+                let of = |state: &State| storage::to_f64(&state.get(id).value).unwrap();
+                let pairs = of(&own).into_iter().zip(of(&there));
+                assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6), "{clip} {}", id.0);
+            }
+        }
     }
 
     impl State {

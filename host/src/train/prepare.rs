@@ -10,6 +10,7 @@ use crate::config::{ClipMode, Data, OptimizerKind, Recipe, Train};
 use crate::data::dataset::{Content, Dataset, LabelRule, OpenOptions, Patterns, Split, open};
 use crate::data::units::Units;
 use crate::data::view::ViewPlan;
+use crate::engine::device;
 use crate::module::Forward;
 use crate::plugin::{Building, Course, Found, Session, Told, load};
 use crate::run::{Checkpoint, Record};
@@ -127,6 +128,7 @@ pub fn prepare_training(
     opened: &Opened,
     training: usize,
 ) -> Result<Prepared> {
+    let device = device::open(&recipe.device)?;
     let Opened { data, test } = opened.clone();
     let table = load::open(&plugin.path, &recipe.method)?;
     let options = recipe.options.clone();
@@ -149,6 +151,7 @@ pub fn prepare_training(
         backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
+    state.move_to(&device)?;
     if !recipe.train.decay_vectors {
         exempt_vectors(&mut state);
     }
@@ -398,6 +401,7 @@ fn memory(recipe: &Recipe, prepared: &mut Prepared) -> Result<u64> {
     // A trained parameter has its value, its gradient and two moments.
     let fixed = 4 * bytes(true) + bytes(false);
     let views = random_views(&prepared.plan, prepared.data.content(), FEW, recipe.seed)?;
+    let views = views.move_to(state.device())?;
     let at = Progress {
         step: 0,
         steps_per_epoch: prepared.steps_per_epoch,

@@ -343,6 +343,7 @@ impl Steps<'_> {
         pace: &mut Pace,
     ) -> Result<Taken> {
         let Prepared { session, trainer, plan, .. } = prepared;
+        let device = trainer.state.device().clone();
         let observer = &mut *self.observer;
         let started = Instant::now();
         let mut waited = Duration::ZERO;
@@ -356,7 +357,7 @@ impl Steps<'_> {
             }
             waited += batch.wait;
             samples += batch.len() as u64;
-            BatchViews::new(batch, plan)
+            BatchViews::new(batch, plan)?.move_to(&device)
         };
         let taken = trainer
             .step(session, at, next)

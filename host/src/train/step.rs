@@ -6,8 +6,10 @@ use std::rc::Rc;
 
 use candle_core::Tensor;
 
+use super::on_device::measure;
 use super::optimizer::{Clip, Optimizer, Rates, clip};
 use crate::engine::ops::l2_normalize::l2_normalize;
+use crate::engine::portable::update;
 use crate::engine::profile::Profile;
 use crate::engine::{LeafGradients, Precision, Tape, Var, storage};
 use crate::module::Forward;
@@ -58,7 +60,7 @@ pub struct Rules {
 }
 
 /// What one step did, in numbers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Taken {
     /// The loss, averaged over accumulated batches.
     pub loss: f64,
@@ -127,7 +129,7 @@ impl Trainer {
         batch: &L::Batch,
         progress: Progress,
     ) -> Result<u64> {
-        let tape = Tape::new(self.rules.precision);
+        let tape = Tape::new(self.rules.precision).on(self.state.device());
         let vars = StepVars::learning(&self.state);
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", 0, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
@@ -141,37 +143,66 @@ impl Trainer {
         progress: Progress,
         mut next: impl FnMut() -> Result<L::Batch>,
     ) -> Result<Taken> {
-        let (mut sums, mut log) = (Sums::default(), Vec::new());
+        let (mut numbers, mut log) = (Vec::new(), Vec::new());
         let mut gradients: BTreeMap<ParamId, Tensor> = BTreeMap::new();
         for part in 0..self.rules.accumulate {
             let batch = next()?;
             let draw = progress.step * self.rules.accumulate + part;
             let told = self.accumulate(learner, &batch, progress, draw, &mut gradients)?;
-            sums.add(told.loss, told.metrics);
+            numbers.push(told.numbers);
             log.extend(told.log);
             for (id, value) in told.buffers {
                 self.state.set_buffer(id, value)?;
             }
         }
-        let profile = self.profile.clone();
         let mut gradients: Vec<(ParamId, Tensor)> = gradients.into_iter().collect();
-        let gradient_norm = measured(profile.as_deref(), "(clip)", || {
-            clip(&self.state, &mut gradients, self.rules.clip)
-        })?;
         let (lr, weight_decay) = (self.rules.lr.at(progress), self.rules.weight_decay.at(progress));
         let rates = Rates { lr, weight_decay };
-        measured(profile.as_deref(), "(optimizer)", || {
-            self.optimizer.step(&self.state, &gradients, rates)
-        })?;
-        let mut teacher_decay = None;
-        for average in &self.averages {
-            let decay = measured(profile.as_deref(), "(teacher)", || {
-                average.update(&self.state, progress)
-            })?;
-            teacher_decay.get_or_insert(decay);
+        let mut taken = Taken { lr, weight_decay, log, ..Taken::default() };
+        if self.state.device().is_cpu() {
+            taken.gradient_norm = self.update(&mut gradients, rates)?;
+            taken.teacher_decay = self.average(progress, None)?;
+            (taken.loss, taken.metrics) = mean(&numbers, &read(&numbers)?);
+            return Ok(taken);
         }
-        let (loss, metrics) = sums.mean(self.rules.accumulate);
-        Ok(Taken { loss, lr, weight_decay, gradient_norm, teacher_decay, metrics, log })
+        // Everything is enqueued before anything is read.
+        let losses: Vec<Tensor> = numbers.iter().map(|numbers| numbers.loss.clone()).collect();
+        let measured = measure(&gradients, &losses, self.rules.clip)?;
+        self.optimizer.step_on_device(&self.state, &gradients, &measured, rates)?;
+        taken.teacher_decay = self.average(progress, Some(&measured.gate))?;
+        let read = read(&numbers)?;
+        (taken.loss, taken.metrics) = mean(&numbers, &read);
+        let checked = check(&numbers, &read).and_then(|()| measured.check(&self.state, &gradients));
+        match checked {
+            Ok(norm) => Ok(Taken { gradient_norm: norm, ..taken }),
+            Err(error) => {
+                self.optimizer.forget(&gradients);
+                Err(error)
+            }
+        }
+    }
+
+    /// Clips, and updates the parameters; returns the norm of all gradients before that.
+    fn update(&mut self, gradients: &mut [(ParamId, Tensor)], rates: Rates) -> Result<f64> {
+        let profile = self.profile.clone();
+        let norm =
+            timed(profile.as_deref(), "(clip)", || clip(&self.state, gradients, self.rules.clip))?;
+        timed(profile.as_deref(), "(optimizer)", || {
+            self.optimizer.step(&self.state, gradients, rates)
+        })?;
+        Ok(norm)
+    }
+
+    /// Moves the teachers, where `gate` is open if there is one; returns the decay of the first.
+    fn average(&self, progress: Progress, gate: Option<&Tensor>) -> Result<Option<f64>> {
+        let mut first = None;
+        for average in &self.averages {
+            let decay = timed(self.profile.as_deref(), "(teacher)", || {
+                average.update_where(&self.state, progress, gate)
+            })?;
+            first.get_or_insert(decay);
+        }
+        Ok(first)
     }
 
     /// Adds the gradients of one batch, divided by the number of accumulated batches.
@@ -182,20 +213,17 @@ impl Trainer {
         progress: Progress,
         draw: u64,
         gradients: &mut BTreeMap<ParamId, Tensor>,
-    ) -> Result<Read> {
-        let tape = Tape::new(self.rules.precision).profiled(self.profile.clone());
+    ) -> Result<Learned> {
+        let tape =
+            Tape::new(self.rules.precision).on(self.state.device()).profiled(self.profile.clone());
         let vars = StepVars::learning(&self.state);
         let stream = Rc::new(RefCell::new(Stream::new(self.rules.seed, "forward", draw, 0)));
         let forward = Forward { tape: &tape, vars: &vars, training: true, stream };
         let told = learner.learn(&forward, batch, progress)?;
-        let loss = storage::scalar(told.loss.value())?;
-        let metrics = told
-            .metrics
-            .iter()
-            .map(|(name, value)| Ok((name.clone(), storage::scalar(value.value())?)))
-            .collect::<Result<Vec<_>>>()?;
-        if !loss.is_finite() {
-            return Err(not_finite(loss, &metrics));
+        let metrics = told.metrics.into_iter().map(|(name, var)| (name, var.value().clone()));
+        let numbers = Numbers { loss: told.loss.value().clone(), metrics: metrics.collect() };
+        if self.state.device().is_cpu() {
+            check(std::slice::from_ref(&numbers), &read(std::slice::from_ref(&numbers))?)?;
         }
         let seed = storage::ones_like(told.loss.value())?;
         let seed = seed.affine(1.0 / self.rules.accumulate as f64, 0.0)?;
@@ -208,14 +236,13 @@ impl Trainer {
             if parameter.group.frozen.at(progress.step, progress.steps_per_epoch) {
                 continue;
             }
-            match gradients.get(&id) {
-                Some(sum) => storage::add_in_place(sum, &gradient)?,
-                None => {
-                    gradients.insert(id, gradient.contiguous()?);
-                }
-            }
+            let sum = match gradients.remove(&id) {
+                Some(sum) => storage::add_into(sum, &gradient)?,
+                None => gradient.contiguous()?,
+            };
+            gradients.insert(id, sum);
         }
-        Ok(Read { loss, metrics, buffers: told.buffers, log: told.log })
+        Ok(Learned { numbers, buffers: told.buffers, log: told.log })
     }
 }
 
@@ -239,49 +266,80 @@ fn constrain(state: &mut State) -> Result<Vec<(ParamId, Tensor)>> {
 }
 
 /// Runs `body`, as a part of the step called `name` where there is a profile.
-fn measured<T>(profile: Option<&Profile>, name: &'static str, body: impl FnOnce() -> T) -> T {
+fn timed<T>(profile: Option<&Profile>, name: &'static str, body: impl FnOnce() -> T) -> T {
     match profile {
         Some(profile) => profile.forward(name, body),
         None => body(),
     }
 }
 
-fn not_finite(loss: f64, metrics: &[(String, f64)]) -> Error {
-    let term = metrics.iter().find(|(_, value)| !value.is_finite());
-    let named = term.map_or_else(String::new, |(name, value)| format!("; `{name}` is {value}"));
-    Error::failed(format!("the loss is {loss}{named}"))
-        .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`")
+/// The loss and the figures of one batch, where they were computed.
+struct Numbers {
+    loss: Tensor,
+    metrics: Vec<(String, Tensor)>,
 }
 
-/// One batch's numbers, read from their tensors.
-struct Read {
-    loss: f64,
-    metrics: Vec<(String, f64)>,
+/// What one batch taught.
+struct Learned {
+    numbers: Numbers,
     buffers: Vec<(BufferId, Tensor)>,
     log: Vec<(bool, String)>,
 }
 
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    metrics: Vec<(String, f64)>,
+/// Of each batch its loss and then its figures, read at once.
+fn read(numbers: &[Numbers]) -> Result<Vec<f64>> {
+    let tensors = numbers.iter().flat_map(|numbers| {
+        let metrics = numbers.metrics.iter().map(|(_, value)| value.clone());
+        std::iter::once(numbers.loss.clone()).chain(metrics)
+    });
+    update::read(&tensors.collect::<Vec<_>>())
 }
 
-impl Sums {
-    fn add(&mut self, loss: f64, metrics: Vec<(String, f64)>) {
-        self.loss += loss;
-        for (name, value) in metrics {
-            match self.metrics.iter_mut().find(|(known, _)| *known == name) {
+/// Pairs each batch with its part of what [`read`] gave.
+fn parts<'a>(
+    numbers: &'a [Numbers],
+    read: &'a [f64],
+) -> impl Iterator<Item = (&'a Numbers, &'a [f64])> {
+    let mut rest = read;
+    numbers.iter().map(move |numbers| {
+        let (part, after) = rest.split_at(1 + numbers.metrics.len());
+        rest = after;
+        (numbers, part)
+    })
+}
+
+/// Refuses a loss that is not finite, naming a figure that is not finite either.
+fn check(numbers: &[Numbers], read: &[f64]) -> Result<()> {
+    for (numbers, part) in parts(numbers, read) {
+        let loss = part[0];
+        if loss.is_finite() {
+            continue;
+        }
+        let mut named = numbers.metrics.iter().zip(&part[1..]);
+        let term = named.find(|(_, value)| !value.is_finite());
+        let term =
+            term.map_or_else(String::new, |((name, _), value)| format!("; `{name}` is {value}"));
+        return Err(Error::failed(format!("the loss is {loss}{term}"))
+            .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`"));
+    }
+    Ok(())
+}
+
+/// The mean loss, and the mean of each figure by its name.
+fn mean(numbers: &[Numbers], read: &[f64]) -> (f64, Vec<(String, f64)>) {
+    let n = numbers.len() as f64;
+    let mut loss = 0.0;
+    let mut metrics: Vec<(String, f64)> = Vec::new();
+    for (numbers, part) in parts(numbers, read) {
+        loss += part[0];
+        for ((name, _), value) in numbers.metrics.iter().zip(&part[1..]) {
+            match metrics.iter_mut().find(|(known, _)| known == name) {
                 Some((_, sum)) => *sum += value,
-                None => self.metrics.push((name, value)),
+                None => metrics.push((name.clone(), *value)),
             }
         }
     }
-
-    fn mean(self, n: u64) -> (f64, Vec<(String, f64)>) {
-        let n = n as f64;
-        (self.loss / n, self.metrics.into_iter().map(|(name, sum)| (name, sum / n)).collect())
-    }
+    (loss / n, metrics.into_iter().map(|(name, sum)| (name, sum / n)).collect())
 }
 
 #[cfg(test)]

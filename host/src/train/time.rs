@@ -69,7 +69,9 @@ pub fn time(recipe: &Recipe, plugin: &Found, repeats: u64) -> Result<Times> {
     prepared.units = Units::blank();
     let batch = recipe.train.batch * recipe.train.accumulate as usize;
     let content = prepared.data.content();
+    let device = prepared.trainer.state.device().clone();
     let views = random_views(&prepared.plan, content, recipe.train.batch, recipe.seed)?;
+    let views = views.move_to(&device)?;
     let mut at = At { step: 0, prepared: &mut prepared };
     let step = at.steps(repeats, || Ok(views.clone()))?;
     let step_memory = peak_memory();
@@ -82,7 +84,7 @@ pub fn time(recipe: &Recipe, plugin: &Found, repeats: u64) -> Result<Times> {
     let plan = at.prepared.plan.clone();
     let both = at.steps(repeats, || {
         let batch = loader.next_batch()?.ok_or_else(|| Error::failed("the data ended early"))?;
-        BatchViews::new(batch, &plan)
+        BatchViews::new(batch, &plan)?.move_to(&device)
     })?;
     let mut costs: Vec<_> = profile.costs().into_iter().collect();
     costs.sort_by_key(|(_, cost)| std::cmp::Reverse(cost.forward + cost.backward));

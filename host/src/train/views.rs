@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::data::batch::Batch;
 use crate::data::dataset::Content;
 use crate::data::field::{Form, Values};
 use crate::data::view::{Grid, View, ViewPlan};
+use crate::engine::cuda::upload::upload;
 use crate::engine::{Var, storage};
 use crate::module::registry;
 use crate::plugin::{AskedView, ViewSource};
@@ -120,6 +121,17 @@ impl BatchViews {
             views.push(copies);
         }
         Ok(Self { views, samples })
+    }
+
+    /// The same views on `device`.
+    ///
+    /// # Errors
+    /// When the device has no room for them.
+    pub fn move_to(mut self, device: &Device) -> Result<Self> {
+        for (_, tensor) in self.views.iter_mut().flatten().flat_map(|fields| &mut fields.0) {
+            *tensor = upload(tensor, device)?;
+        }
+        Ok(self)
     }
 
     /// Views given as tensors, `[B, ...]` each, by view and copy: for recorded batches.

@@ -3,8 +3,8 @@
 use candle_core::WithDType;
 
 use crate::engine::kernel::{Float, activation as kernel};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Result, for_float};
 
 /// Applies `kind` to `x` and records it as the op `name`.
@@ -14,6 +14,9 @@ pub(super) fn activation(
     kind: kernel::Activation,
     x: &Var,
 ) -> Result<Var> {
+    if tape.portable(x) {
+        return portable::activation::activation(tape, name, kind, x);
+    }
     for_float!(x.dtype(), T => apply::<T>(tape, name, kind, x))
 }
 

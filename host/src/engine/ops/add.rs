@@ -10,7 +10,7 @@ use crate::{Result, for_float};
 
 /// `a + b`, broadcast as in `NumPy`.
 pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
-    let value = tape.timed("add", || sum(a.value(), b.value()))?;
+    let value = tape.timed("add", || sum(a.value(), b.value(), tape.portable(a)))?;
     let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
     Ok(tape.record("add", &[a, b], value, move |gradient, inputs| {
         let gradient = gradient.into_tensor();
@@ -24,8 +24,8 @@ pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
     }))
 }
 
-fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let same = a.dims() == b.dims() && a.dtype() == b.dtype();
+fn sum(a: &Tensor, b: &Tensor, portable: bool) -> Result<Tensor> {
+    let same = a.dims() == b.dims() && a.dtype() == b.dtype() && !portable;
     if !(same && matches!(a.dtype(), DType::F32 | DType::F64)) {
         return Ok(a.broadcast_add(b)?);
     }

@@ -9,10 +9,10 @@ inventory::submit! {
         name: "argmax",
         revision: 1,
         formula: "argmax(x, dim): u32 place of the first largest; NaN is the largest",
-        call: |_, args| {
+        call: |tape, args| {
             let x = args.tensor(0)?;
             let dim = args.dim(1, x.dims().len())?;
-            Ok(vec![Var::constant(places("argmax", x.value(), dim)?)])
+            Ok(vec![Var::constant(places("argmax", tape, x, dim)?)])
         },
         gradient: Gradient::None("a place is not a smooth function of values"),
         samples: |stream| vec![

@@ -5,8 +5,8 @@ use candle_core::WithDType;
 use crate::engine::kernel::Float;
 use crate::engine::kernel::attention::{self as kernel, Scores, Sizes};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// softmax(scale q k^T) v for every head of `qkv` `[B, N, 3 D]`, laid out as (3, heads, D / heads):
@@ -16,17 +16,15 @@ use crate::{Error, Result, for_float};
 /// # Errors
 /// When the shape is another, or D is no multiple of `heads`.
 pub fn attention(tape: &Tape, qkv: &Var, heads: usize, scale: f64) -> Result<Var> {
-    self_attention(tape, "attention", (qkv, None), heads, scale)
+    let (sizes, scale) = sizes("attention", qkv, heads, scale)?;
+    if tape.portable(qkv) {
+        return portable::attention::attention(tape, "attention", (qkv, None), sizes, scale);
+    }
+    self_attention(tape, "attention", (qkv, None), sizes, scale)
 }
 
-/// As [`attention`], where only the first `lengths[b]` tokens of sample b count, if lengths are given.
-pub(super) fn self_attention(
-    tape: &Tape,
-    op: &'static str,
-    (qkv, lengths): (&Var, Option<Vec<u32>>),
-    heads: usize,
-    scale: f64,
-) -> Result<Var> {
+/// The sizes of an attention, and its scale itself.
+pub(super) fn sizes(op: &str, qkv: &Var, heads: usize, scale: f64) -> Result<(Sizes, f64)> {
     let (&[batch, tokens, packed], true) = (qkv.dims(), heads > 0) else {
         return Err(refuse(op, qkv, heads));
     };
@@ -35,6 +33,17 @@ pub(super) fn self_attention(
     }
     let sizes = Sizes { batch, tokens, heads, head_dim: packed / (3 * heads) };
     let scale = if scale == 0.0 { 1.0 / (sizes.head_dim as f64).sqrt() } else { scale };
+    Ok((sizes, scale))
+}
+
+/// As [`attention`], where only the first `lengths[b]` tokens of sample b count, if lengths are given.
+pub(super) fn self_attention(
+    tape: &Tape,
+    op: &'static str,
+    (qkv, lengths): (&Var, Option<Vec<u32>>),
+    sizes: Sizes,
+    scale: f64,
+) -> Result<Var> {
     for_float!(qkv.dtype(), T => fused::<T>(tape, op, (qkv, lengths), sizes, scale))
 }
 

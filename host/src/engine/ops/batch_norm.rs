@@ -6,8 +6,8 @@ use crate::engine::kernel::Float;
 use crate::engine::kernel::batch_norm::{self, After, Backward, Norm};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::all_reduce::all_reduce;
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::random::Stream;
 use crate::{Error, Result, for_float};
 
@@ -44,7 +44,7 @@ pub fn batch_norm(tape: &Tape, x: &Var, channels: Channels<'_>, eps: f64) -> Res
 
 /// What stands behind a batch norm.
 #[derive(Clone, Copy)]
-pub(super) enum Behind<'a> {
+pub(in crate::engine) enum Behind<'a> {
     /// Nothing.
     Nothing,
     /// The addition of a residual in the shape of x, if there is one, and max(x, 0).
@@ -52,14 +52,14 @@ pub(super) enum Behind<'a> {
 }
 
 impl<'a> Behind<'a> {
-    fn residual(self) -> Option<&'a Var> {
+    pub(in crate::engine) fn residual(self) -> Option<&'a Var> {
         match self {
             Self::Nothing => None,
             Self::Relu(residual) => residual,
         }
     }
 
-    fn relu(self) -> bool {
+    pub(in crate::engine) fn relu(self) -> bool {
         matches!(self, Self::Relu(_))
     }
 }
@@ -73,6 +73,9 @@ pub(super) fn normed(
     (eps, behind): (f64, Behind<'_>),
 ) -> Result<Normed> {
     check(name, x, channels, behind.residual())?;
+    if tape.portable(x) {
+        return portable::batch_norm::normed(tape, name, x, channels, (eps, behind));
+    }
     for_float!(x.dtype(), T => apply::<T>(tape, name, x, channels, (eps, behind)))
 }
 
@@ -113,7 +116,7 @@ fn unrowed<T: WithDType>(values: Vec<T>, like: &Tensor) -> Result<Tensor> {
 }
 
 /// The mean over all ranks.
-fn over_ranks(x: Tensor) -> Result<Tensor> {
+pub(in crate::engine) fn over_ranks(x: Tensor) -> Result<Tensor> {
     Ok(all_reduce(&Tape::default(), &Var::constant(x), true)?.value().clone())
 }
 
@@ -183,10 +186,10 @@ fn apply<T: Float + WithDType>(
 }
 
 /// Which inputs the weight, the bias and the residual are.
-struct Places([Option<usize>; 3]);
+pub(in crate::engine) struct Places(pub(in crate::engine) [Option<usize>; 3]);
 
 impl Places {
-    fn new(given: [Option<&Var>; 3]) -> Self {
+    pub(in crate::engine) fn new(given: [Option<&Var>; 3]) -> Self {
         let mut next = 1;
         Self(given.map(|part| {
             part.map(|_| {

@@ -1,13 +1,16 @@
 //! `clamp@1`: values held between two bounds.
 
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Result, for_float};
 
 /// `min(max(x, low), high)`; the gradient is 0 on the bounds, as PyTorch has it, and outside. NaN stays NaN, with a gradient of 0.
 pub fn clamp(tape: &Tape, x: &Var, low: f64, high: f64) -> Result<Var> {
     let value = tape.timed("clamp", || {
+        if tape.portable(x) {
+            return portable::activation::clamp(x.value(), low, high);
+        }
         for_float!(x.dtype(), T => {
             let (low, high) = (low as T, high as T);
             // Comparisons with NaN are false, so it falls through both.

@@ -7,8 +7,8 @@ use crate::engine::kernel::conv1d::{self as plain, Conv};
 use crate::engine::kernel::matmul::{Write, column_sums};
 use crate::engine::kernel::packed::conv1d as packed;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Precision, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// How a convolution's windows lie.
@@ -42,6 +42,9 @@ pub(super) fn convolution(
     windows: Windows,
 ) -> Result<Var> {
     let conv = check(op, (x, w, b), windows)?;
+    if tape.portable(x) {
+        return portable::convolution::conv1d(tape, op, (x, w, b), &conv);
+    }
     let kept = Kept {
         frames: rows(x.value())?,
         weight: rows(w.value())?,

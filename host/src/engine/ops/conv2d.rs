@@ -8,8 +8,8 @@ use crate::engine::kernel::packed::gathered::Pictures;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::add::add;
 use crate::engine::ops::reshape::reshape;
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Precision, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// x `[B, C, H, W]`, w `[O, C, kh, kw]`, b `[O]` to `[B, O, H', W']` with H' = (H + 2 padding - kh) / stride + 1,
@@ -25,6 +25,18 @@ pub fn conv2d(
     (stride, padding): (usize, usize),
 ) -> Result<Var> {
     let conv = sizes(x, w, b, (stride, padding))?;
+    let y = if tape.portable(x) {
+        portable::convolution::conv2d(tape, x, w, &conv)?
+    } else {
+        convolution(tape, x, w, conv)?
+    };
+    match b {
+        Some(b) => add(tape, &y, &reshape(tape, b, &[conv.result.channels, 1, 1])?),
+        None => Ok(y),
+    }
+}
+
+fn convolution(tape: &Tape, x: &Var, w: &Var, conv: Conv) -> Result<Var> {
     let precision = tape.precision();
     let last = storage::channels_last(x.value())?;
     let value = tape.timed("conv2d", || forward(precision, &last, w.value(), &conv))?;
@@ -37,13 +49,9 @@ pub fn conv2d(
         x: w.tracked().then_some(last),
         w: x.tracked().then(|| w.value().clone()),
     };
-    let y = tape.record("conv2d", &[x, w], value, move |gradient, inputs| {
+    Ok(tape.record("conv2d", &[x, w], value, move |gradient, inputs| {
         kept.gradients(gradient.tensor(), inputs)
-    });
-    match b {
-        Some(b) => add(tape, &y, &reshape(tape, b, &[conv.result.channels, 1, 1])?),
-        None => Ok(y),
-    }
+    }))
 }
 
 fn sizes(x: &Var, w: &Var, b: Option<&Var>, (stride, padding): (usize, usize)) -> Result<Conv> {

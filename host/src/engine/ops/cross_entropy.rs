@@ -6,8 +6,8 @@ use crate::engine::kernel::Float;
 use crate::engine::kernel::softmax::{self as kernel, Logits, LossGradient, Losses};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::gather_tokens::indices;
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// -log softmax(logits / temperature)`[target]` of every row: logits `[R, K]`, targets u32 `[R]`, result
@@ -19,6 +19,9 @@ pub fn cross_entropy(tape: &Tape, logits: &Var, targets: &Var, temperature: f64)
     let &[rows, width] = logits.dims() else { return Err(refuse(logits, targets)) };
     if targets.dims() != [rows] {
         return Err(refuse(logits, targets));
+    }
+    if tape.portable(logits) {
+        return portable::loss::cross_entropy(tape, logits, targets, temperature);
     }
     let targets: Vec<u32> = targets.value().to_vec1()?;
     if let Some(wrong) = targets.iter().find(|target| **target as usize >= width) {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use crate::engine::cuda::upload::upload;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::dropout::{source, without_draws};
 use crate::engine::storage;
@@ -25,7 +26,7 @@ pub fn drop_path(tape: &Tape, x: &Var, p: f64, stream: &RefCell<Stream>) -> Resu
         let mut stream = stream.borrow_mut();
         let scale = (1.0 / (1.0 - p)) as f32;
         let kept = (0..*samples).map(|_| if stream.chance(p) { 0.0 } else { scale }).collect();
-        let kept = storage::tensor::<f32>(kept, mask)?.to_dtype(x.dtype())?;
+        let kept = upload(&storage::tensor::<f32>(kept, mask)?.to_dtype(x.dtype())?, x.device())?;
         Ok((x.value().broadcast_mul(&kept)?, kept))
     })?;
     Ok(tape.record("drop_path", &[x], value, move |gradient, inputs| {

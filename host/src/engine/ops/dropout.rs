@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::engine::cuda::upload::upload;
 use crate::engine::kernel::dropout as kernel;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
@@ -17,6 +18,17 @@ use crate::{Error, Result, for_float};
 pub fn dropout(tape: &Tape, x: &Var, p: f64, stream: &RefCell<Stream>) -> Result<Var> {
     if let Some(y) = without_draws(tape, "dropout", x, p)? {
         return Ok(y);
+    }
+    if tape.portable(x) {
+        // The host's draws, as on the CPU: what they leave of ones is the mask.
+        let draws = stream.borrow_mut().set_aside(kernel::blocks(x.value().elem_count()));
+        let ones = vec![1.0_f32; x.value().elem_count()];
+        let mask = storage::tensor(kernel::dropout(&ones, p, &draws).0, x.dims())?;
+        let mask = upload(&mask.to_dtype(x.dtype())?, x.device())?;
+        let value = tape.timed("dropout", || x.value() * &mask)?;
+        return Ok(tape.record("dropout", &[x], value, move |gradient, inputs| {
+            inputs.add(0, (gradient.tensor() * mask)?)
+        }));
     }
     for_float!(x.dtype(), T => {
         let (value, kept) = tape.timed("dropout", || -> Result<_> {

@@ -4,8 +4,8 @@ use candle_core::WithDType;
 
 use crate::engine::kernel::Float;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// Tokens of `x` `[B, N, D]` at `indices` `[B, K]` (u32): `[B, K, D]`.
@@ -14,6 +14,9 @@ use crate::{Error, Result, for_float};
 /// When the shapes don't fit, or an index is not below N.
 pub fn gather_tokens(tape: &Tape, x: &Var, indices: &Var) -> Result<Var> {
     let sizes = Sizes::of("gather_tokens", x, indices)?;
+    if tape.portable(x) {
+        return portable::token::gather_tokens(tape, x, indices, sizes);
+    }
     let places = sizes.places("gather_tokens", indices)?;
     for_float!(x.dtype(), T => gather::<T>(tape, x, sizes, places))
 }
@@ -49,11 +52,11 @@ fn gather<T: Float + WithDType>(
 
 /// The sizes of a batch of tokens and of the places among them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
-    pub(super) batch: usize,
-    pub(super) tokens: usize,
-    pub(super) dim: usize,
-    pub(super) kept: usize,
+pub(in crate::engine) struct Sizes {
+    pub(in crate::engine) batch: usize,
+    pub(in crate::engine) tokens: usize,
+    pub(in crate::engine) dim: usize,
+    pub(in crate::engine) kept: usize,
 }
 
 impl Sizes {

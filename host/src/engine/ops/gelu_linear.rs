@@ -7,8 +7,8 @@ use crate::engine::kernel::activation::{self, Activation};
 use crate::engine::kernel::matmul::{self, Linear};
 use crate::engine::kernel::packed::{self, rows::Gelued};
 use crate::engine::op::{Args, Gradient, OpDef};
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Precision, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// `gelu(h) w^T + b` over the last dimension: h `[..., I]`, w `[O, I]`, b `[O]`, result `[..., O]`.
@@ -18,6 +18,9 @@ use crate::{Error, Result};
 /// When the shapes don't fit together.
 pub fn gelu_linear(tape: &Tape, h: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let sizes = check("gelu_linear", h, w, b)?;
+    if tape.portable(h) {
+        return portable::linear::gelu_linear(tape, h, w, b);
+    }
     let precision = tape.precision();
     let value = tape.timed("gelu_linear", || forward(precision, h, w, b, sizes))?;
     let inputs: Vec<&Var> = [Some(h), Some(w), b].into_iter().flatten().collect();

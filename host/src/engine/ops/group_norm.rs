@@ -5,8 +5,8 @@ use candle_core::{Tensor, WithDType};
 use crate::engine::kernel::Float;
 use crate::engine::kernel::group_norm::{self as kernel, Sizes, Statistics};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `(x - mean) / sqrt(var + eps) w + b` for x `[B, C, ...]`, w and b `[C]`: mean and variance are those of a
@@ -25,6 +25,9 @@ pub fn group_norm(
     eps: f64,
 ) -> Result<Var> {
     let sizes = check(x, groups, [w, b])?;
+    if tape.portable(x) {
+        return portable::group_norm::group_norm(tape, x, sizes, (w, b), eps);
+    }
     for_float!(x.dtype(), T => normed::<T>(tape, x, sizes, (w, b), eps))
 }
 

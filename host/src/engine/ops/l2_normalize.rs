@@ -5,8 +5,8 @@ use candle_core::{Tensor, WithDType};
 use crate::engine::kernel::Float;
 use crate::engine::kernel::l2_normalize as kernel;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `x / max(norm, eps)`, with the norm along `dim`.
@@ -17,6 +17,9 @@ pub fn l2_normalize(tape: &Tape, x: &Var, dim: usize, eps: f64) -> Result<Var> {
     let rank = x.dims().len();
     if dim >= rank {
         return Err(Error::failed(format!("`l2_normalize` along {dim} of {:?}", x.dims())));
+    }
+    if tape.portable(x) {
+        return portable::row::l2_normalize(tape, x, dim, eps);
     }
     // The kernel works on rows; along another dimension the rows are those of a transposed view.
     let rows = x.value().transpose(dim, rank - 1)?;

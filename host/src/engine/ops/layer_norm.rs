@@ -5,8 +5,8 @@ use candle_core::{Tensor, WithDType};
 use crate::engine::kernel::norm::{self, Affine, Saved};
 use crate::engine::kernel::{Float, threads};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `(x - mean) / sqrt(var + eps) w + b` over the last dimension: x `[..., D]`, w and b `[D]`; var is
@@ -16,6 +16,9 @@ use crate::{Error, Result, for_float};
 /// When the shapes don't fit together.
 pub fn layer_norm(tape: &Tape, x: &Var, w: Option<&Var>, b: Option<&Var>, eps: f64) -> Result<Var> {
     let width = check("layer_norm", x, [w, b])?;
+    if tape.portable(x) {
+        return portable::norm::layer_norm(tape, x, w, b, eps);
+    }
     let rows = x.value().elem_count() / width.max(1);
     let tensors = [x, w.unwrap_or(x), b.unwrap_or(x)].map(Var::value);
     let (value, mean, rstd) = tape.timed("layer_norm", || {
@@ -62,9 +65,9 @@ pub(super) fn check(op: &str, x: &Var, affine: [Option<&Var>; 2]) -> Result<usiz
 
 /// Which inputs the weight and the bias are.
 #[derive(Clone, Copy)]
-pub(super) struct Places {
-    pub(super) weight: Option<usize>,
-    pub(super) bias: Option<usize>,
+pub(in crate::engine) struct Places {
+    pub(in crate::engine) weight: Option<usize>,
+    pub(in crate::engine) bias: Option<usize>,
 }
 
 /// What the backward pass of a norm needs.

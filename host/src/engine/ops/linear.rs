@@ -8,8 +8,8 @@ use crate::engine::kernel::Float;
 use crate::engine::kernel::matmul::{self, Linear, Write};
 use crate::engine::kernel::packed::{self, rows::Plain};
 use crate::engine::op::{Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Precision, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `x w^T + b` over the last dimension: x `[..., I]`, w `[O, I]`, b `[O]`, result `[..., O]`.
@@ -18,6 +18,9 @@ use crate::{Error, Result, for_float};
 /// When the shapes don't fit together.
 pub fn linear(tape: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let sizes = check("linear", x, w, b)?;
+    if tape.portable(x) {
+        return portable::linear::linear(tape, x, w, b);
+    }
     let precision = tape.precision();
     let value = tape.timed("linear", || forward(precision, x, w, b, sizes))?;
     let product = Product::new(precision, [x, w], sizes);

@@ -6,8 +6,8 @@ use super::linear::{Product, check, forward, samples};
 use crate::engine::kernel::Float;
 use crate::engine::kernel::activation::{self, Activation};
 use crate::engine::op::{Args, Gradient, OpDef};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Result, for_float};
 
 /// gelu(`x w^T + b`) over the last dimension: x `[..., I]`, w `[O, I]`, b `[O]`, result `[..., O]`.
@@ -16,6 +16,9 @@ use crate::{Result, for_float};
 /// When the shapes don't fit together.
 pub fn linear_gelu(tape: &Tape, x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let sizes = check("linear_gelu", x, w, b)?;
+    if tape.portable(x) {
+        return portable::linear::linear_gelu(tape, x, w, b);
+    }
     let precision = tape.precision();
     let (value, before) = tape.timed("linear_gelu", || -> Result<_> {
         let before = forward(precision, x, w, b, sizes)?;

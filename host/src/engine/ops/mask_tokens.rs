@@ -4,8 +4,8 @@ use candle_core::WithDType;
 
 use crate::engine::kernel::Float;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `x` `[B, N, D]` with `token` `[D]` where `mask` `[B, N]` (u8) is 1.
@@ -20,6 +20,9 @@ pub fn mask_tokens(tape: &Tape, x: &Var, mask: &Var, token: &Var) -> Result<Var>
                 "`mask_tokens` needs [B, N, D], [B, N] and [D], got {x:?}, {mask:?} and {token:?}"
             )));
         }
+    }
+    if tape.portable(x) {
+        return portable::token::mask_tokens(tape, x, mask, token);
     }
     let mask: Vec<u8> = mask.value().flatten_all()?.to_vec1()?;
     for_float!(x.dtype(), T => masked::<T>(tape, (x, token), mask))

@@ -5,8 +5,8 @@ use candle_core::{Tensor, WithDType};
 use crate::engine::kernel::Float;
 use crate::engine::kernel::matmul::{self, Stack, Write};
 use crate::engine::op::{Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `a b`: a `[..., M, K]`, b `[..., K, N]` with equal leading sizes, or b `[K, N]` for all of a.
@@ -15,6 +15,9 @@ use crate::{Error, Result, for_float};
 /// When the shapes don't fit together.
 pub fn matmul(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
     let sizes = check(a, b)?;
+    if tape.portable(a) {
+        return portable::matmul::matmul(tape, a, b);
+    }
     let (a_value, b_value) = (a.value().clone(), b.value().clone());
     let value = tape.timed("matmul", || {
         let y = product(Operand::new(&a_value), Operand::new(&b_value), sizes.result())?;

@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use candle_core::Tensor;
 
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// The largest along `dim`; the first of equal ones takes the gradient. NaN counts as the largest.
@@ -15,7 +15,7 @@ use crate::{Error, Result, for_float};
 /// When `dim` is empty.
 pub fn max(tape: &Tape, x: &Var, dim: usize, keep: bool) -> Result<Var> {
     let (value, places) = tape.timed("max", || -> Result<_> {
-        let places = places("max", x.value(), dim)?.unsqueeze(dim)?;
+        let places = places("max", tape, x, dim)?.unsqueeze(dim)?;
         let value = x.value().contiguous()?.gather(&places, dim)?;
         Ok((if keep { value } else { value.squeeze(dim)? }, places))
     })?;
@@ -33,7 +33,11 @@ pub fn max(tape: &Tape, x: &Var, dim: usize, keep: bool) -> Result<Var> {
 }
 
 /// The place of the first largest along `dim`, as u32; NaN is the largest.
-pub(super) fn places(op: &str, x: &Tensor, dim: usize) -> Result<Tensor> {
+pub(super) fn places(op: &str, tape: &Tape, x: &Var, dim: usize) -> Result<Tensor> {
+    if tape.portable(x) {
+        return portable::place::places(op, x.value(), dim);
+    }
+    let x = x.value();
     let dims = x.dims();
     let (outer, rest) = dims.split_at(dim);
     let (count, inner) = (rest[0], rest[1..].iter().product::<usize>());
@@ -96,13 +100,18 @@ mod tests {
         let (nan, inf) = (f64::NAN, f64::INFINITY);
         let x = Tensor::new(&[[1.0, nan, inf, nan], [2.0, inf, inf, 0.0]], &Device::Cpu).unwrap();
         let x = tape.leaf(x);
-        assert_eq!(places("argmax", x.value(), 1).unwrap().to_vec1::<u32>().unwrap(), [1, 1]);
+        assert_eq!(places("argmax", &tape, &x, 1).unwrap().to_vec1::<u32>().unwrap(), [1, 1]);
         let values = storage::to_f64(max(&tape, &x, 1, false).unwrap().value()).unwrap();
         assert!(values[0].is_nan() && values[1] == inf);
-        let columns = places("argmax", x.value(), 0).unwrap();
+        let columns = places("argmax", &tape, &x, 0).unwrap();
         assert_eq!(columns.to_vec1::<u32>().unwrap(), [1, 0, 0, 0]);
         let empty = Tensor::zeros((2, 0), candle_core::DType::F64, &Device::Cpu).unwrap();
-        assert!(places("argmax", &empty, 1).unwrap_err().message().contains("`argmax`"));
+        assert!(
+            places("argmax", &tape, &Var::constant(empty), 1)
+                .unwrap_err()
+                .message()
+                .contains("`argmax`")
+        );
     }
 
     #[test]

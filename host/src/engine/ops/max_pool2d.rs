@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use crate::engine::kernel::packed::gathered::Pictures;
 use crate::engine::kernel::pool::{self, Pool};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// x `[B, C, H, W]` to `[B, C, H', W']` with H' = (H + 2 padding - kernel) / stride + 1, rounded down. The first
@@ -21,6 +21,9 @@ pub fn max_pool2d(
     (stride, padding): (usize, usize),
 ) -> Result<Var> {
     let pool = sizes(x, kernel, (stride, padding))?;
+    if tape.portable(x) {
+        return portable::pool::max_pool2d(tape, x, &pool);
+    }
     let last = storage::channels_last(x.value())?;
     let Pictures { batch, height, width, channels } = pool.result;
     let (value, places) = tape.timed("max_pool2d", || {

@@ -7,8 +7,8 @@ use crate::engine::kernel::matmul::{self, Linear};
 use crate::engine::kernel::norm::{self, Affine, Saved};
 use crate::engine::kernel::packed::{self, normed::grad_norm, rows::Normed};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Gradients, Precision, Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// What the norm multiplies by and adds, `[D]` each, and what keeps its variance from 0.
@@ -30,6 +30,9 @@ pub struct Norm<'a> {
 pub fn norm_linear(tape: &Tape, x: &Var, norm: Norm<'_>, w: &Var, b: Option<&Var>) -> Result<Var> {
     layer_norm::check("norm_linear", x, [Some(norm.weight), Some(norm.bias)])?;
     let sizes = linear::check("norm_linear", x, w, b)?;
+    if tape.portable(x) {
+        return portable::linear::norm_linear(tape, x, norm, w, b);
+    }
     let precision = tape.precision();
     let tensors = [x, norm.weight, norm.bias, w, b.unwrap_or(w)].map(|var| var.value().clone());
     let call = Call { precision, sizes, eps: norm.eps, bias: b.is_some() };

@@ -4,17 +4,24 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::Result;
+use crate::engine::cuda::upload::upload;
 use crate::engine::op::{Arg, Gradient, OpDef, Sample};
 use crate::engine::storage;
-use crate::engine::tape::Var;
+use crate::engine::tape::{Tape, Var};
 use crate::random::Stream;
 
 /// Normal numbers, f32 of `shape`.
-pub fn normal(stream: &RefCell<Stream>, shape: &[usize], mean: f64, std: f64) -> Result<Var> {
+pub fn normal(
+    tape: &Tape,
+    stream: &RefCell<Stream>,
+    shape: &[usize],
+    mean: f64,
+    std: f64,
+) -> Result<Var> {
     let mut stream = stream.borrow_mut();
     let numbers: Vec<f32> =
         (0..shape.iter().product()).map(|_| (mean + std * stream.normal()) as f32).collect();
-    Ok(Var::constant(storage::tensor(numbers, shape)?))
+    Ok(Var::constant(upload(&storage::tensor(numbers, shape)?, tape.device())?))
 }
 
 /// An argument that is a stream of randomness.
@@ -27,9 +34,9 @@ inventory::submit! {
         name: "normal",
         revision: 1,
         formula: "normal(stream, shape, mean, std): normal numbers",
-        call: |_, args| {
+        call: |tape, args| {
             let shape: Vec<usize> = args.ints(1)?.iter().map(|size| *size as usize).collect();
-            Ok(vec![normal(args.stream(0)?, &shape, args.float(2)?, args.float(3)?)?])
+            Ok(vec![normal(tape, args.stream(0)?, &shape, args.float(2)?, args.float(3)?)?])
         },
         gradient: Gradient::None("it makes constants"),
         samples: |stream| vec![

@@ -4,12 +4,15 @@ use candle_core::Tensor;
 
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample};
 use crate::engine::ops::gather_tokens::indices;
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// `indices` `[...]` (u32) as rows of zeros with one 1, f32 `[..., classes]`.
-pub fn one_hot(indices: &Var, classes: usize) -> Result<Tensor> {
+pub fn one_hot(tape: &Tape, indices: &Var, classes: usize) -> Result<Tensor> {
+    if tape.portable(indices) {
+        return portable::place::one_hot(indices.value(), classes);
+    }
     let places: Vec<u32> = indices.value().flatten_all()?.to_vec1()?;
     let mut rows = vec![0.0_f32; places.len() * classes];
     for (row, place) in places.iter().enumerate() {
@@ -23,8 +26,8 @@ pub fn one_hot(indices: &Var, classes: usize) -> Result<Tensor> {
     storage::tensor(rows, shape)
 }
 
-fn call(_: &Tape, args: &Args<'_>) -> Result<Vec<Var>> {
-    Ok(vec![Var::constant(one_hot(args.tensor(0)?, args.size(1)?)?)])
+fn call(tape: &Tape, args: &Args<'_>) -> Result<Vec<Var>> {
+    Ok(vec![Var::constant(one_hot(tape, args.tensor(0)?, args.size(1)?)?)])
 }
 
 inventory::submit! {

@@ -1,13 +1,14 @@
 //! `padded_attention@1`: multi-head self-attention of samples that end early.
 
-use super::attention::self_attention;
+use super::attention::{self_attention, sizes};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// As [`attention`](super::attention::attention), but of sample b only the first `lengths[b]` tokens count:
 /// no token attends to the others, and where those stand the result is 0. `lengths` is u32 `[B]`.
+/// On a device a length above N makes NaN.
 ///
 /// # Errors
 /// When a shape is another, D is no multiple of `heads`, or a length is above N.
@@ -18,8 +19,6 @@ pub fn padded_attention(
     heads: usize,
     scale: f64,
 ) -> Result<Var> {
-    let counts: Vec<u32> = lengths.value().flatten_all()?.to_vec1()?;
-    let most = qkv.dims().get(1).copied().unwrap_or(0);
     if lengths.dims() != &qkv.dims()[..1.min(qkv.dims().len())] {
         return Err(Error::failed(format!(
             "`padded_attention` needs qkv [B, N, 3 D] and lengths [B], got {:?} and {:?}",
@@ -27,12 +26,19 @@ pub fn padded_attention(
             lengths.dims()
         )));
     }
+    let (sizes, scale) = sizes("padded_attention", qkv, heads, scale)?;
+    if tape.portable(qkv) {
+        let given = (qkv, Some(lengths));
+        return portable::attention::attention(tape, "padded_attention", given, sizes, scale);
+    }
+    let counts: Vec<u32> = lengths.value().flatten_all()?.to_vec1()?;
+    let most = sizes.tokens;
     if let Some(long) = counts.iter().find(|count| **count as usize > most) {
         return Err(Error::failed(format!(
             "`padded_attention` got the length {long} for {most} tokens"
         )));
     }
-    self_attention(tape, "padded_attention", (qkv, Some(counts)), heads, scale)
+    self_attention(tape, "padded_attention", (qkv, Some(counts)), sizes, scale)
 }
 
 /// An argument that is a list of lengths.

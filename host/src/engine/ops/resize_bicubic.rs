@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use crate::engine::kernel::Float;
 use crate::engine::kernel::matmul::{Stack, Write, matmul_batched};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// The sharpness of the cubic kernel (Keys 1981), as the field uses it.
@@ -37,6 +37,10 @@ pub fn resize_bicubic(
     }
     let down = Taps { from: h, to: height, offset };
     let across = Taps { from: w, to: width, offset };
+    if tape.portable(x) {
+        let [down, across] = [down, across].map(|taps| (taps.weights(), [taps.to, taps.from]));
+        return portable::resize::resize(tape, x, down, across);
+    }
     let shape = [b, c, height, width];
     let value = tape.timed("resize_bicubic", || apply(x.value(), down, across, false, shape))?;
     Ok(tape.record("resize_bicubic", &[x], value, move |gradient, inputs| {
@@ -53,8 +57,13 @@ struct Taps {
 }
 
 impl Taps {
-    /// The matrix `[to, from]` of the weights, four to a row.
+    /// The matrix `[to, from]` of the weights, four to a row, in the type of a kernel.
     fn matrix<T: Float>(self) -> Vec<T> {
+        self.weights().into_iter().map(Float::from_f64).collect()
+    }
+
+    /// The matrix `[to, from]` of the weights, four to a row.
+    fn weights(self) -> Vec<f64> {
         let mut weights = vec![0.0; self.to * self.from];
         let step = self.from as f64 / (self.to as f64 + self.offset);
         for (i, row) in weights.chunks_exact_mut(self.from).enumerate() {
@@ -66,7 +75,7 @@ impl Taps {
                 row[clamped] += cubic(at - centre);
             }
         }
-        weights.into_iter().map(Float::from_f64).collect()
+        weights
     }
 }
 

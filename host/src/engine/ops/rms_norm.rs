@@ -3,8 +3,8 @@
 use crate::engine::kernel::{Float, norm};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::layer_norm::{Kept, Places, check};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `x / sqrt(mean x^2 + eps) w` over the last dimension: x `[..., D]`, w `[D]`.
@@ -13,6 +13,9 @@ use crate::{Error, Result, for_float};
 /// When the shapes don't fit together.
 pub fn rms_norm(tape: &Tape, x: &Var, w: Option<&Var>, eps: f64) -> Result<Var> {
     let width = check("rms_norm", x, [w, None])?;
+    if tape.portable(x) {
+        return portable::norm::rms_norm(tape, x, w, eps);
+    }
     let rows = x.value().elem_count() / width.max(1);
     let (value, rstd) = tape.timed("rms_norm", || {
         for_float!(x.dtype(), T => {

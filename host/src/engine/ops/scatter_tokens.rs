@@ -5,8 +5,8 @@ use candle_core::WithDType;
 use crate::engine::kernel::Float;
 use crate::engine::op::{Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::gather_tokens::{Sizes, indices};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// `x` `[B, N, D]` with its tokens at `indices` `[B, K]` (u32, distinct in a row) replaced by `y`
@@ -16,7 +16,6 @@ use crate::{Error, Result, for_float};
 /// When the shapes don't fit, or an index is not below N.
 pub fn scatter_tokens(tape: &Tape, x: &Var, indices: &Var, y: &Var) -> Result<Var> {
     let sizes = Sizes::of("scatter_tokens", x, indices)?;
-    let places = sizes.places("scatter_tokens", indices)?;
     if y.dims() != [sizes.batch, sizes.kept, sizes.dim] {
         return Err(Error::failed(format!(
             "`scatter_tokens` needs {:?} new tokens, got {:?}",
@@ -24,6 +23,10 @@ pub fn scatter_tokens(tape: &Tape, x: &Var, indices: &Var, y: &Var) -> Result<Va
             y.dims()
         )));
     }
+    if tape.portable(x) {
+        return portable::token::scatter_tokens(tape, x, indices, y, sizes);
+    }
+    let places = sizes.places("scatter_tokens", indices)?;
     for_float!(x.dtype(), T => scatter::<T>(tape, (x, y), sizes, places))
 }
 

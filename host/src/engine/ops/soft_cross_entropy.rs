@@ -5,8 +5,8 @@ use candle_core::{Tensor, WithDType};
 use crate::engine::kernel::Float;
 use crate::engine::kernel::softmax::{self as kernel, Logits, LossGradient, Losses};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// -`sum_k` targets log softmax(logits / temperature) of every row: logits and targets `[R, K]`, result
@@ -26,6 +26,9 @@ pub fn soft_cross_entropy(
             "`soft_cross_entropy` needs logits and targets [R, K], got {logits:?} and {targets:?}"
         )));
     };
+    if tape.portable(logits) {
+        return portable::loss::soft_cross_entropy(tape, logits, targets, temperature);
+    }
     for_float!(logits.dtype(), T => fused::<T>(tape, logits, targets.value(), [rows, width], temperature))
 }
 

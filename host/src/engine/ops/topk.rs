@@ -3,17 +3,20 @@
 use candle_core::Tensor;
 
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_tensor};
-use crate::engine::storage;
 use crate::engine::tape::{Tape, Var};
+use crate::engine::{portable, storage};
 use crate::{Error, Result};
 
 /// The `k` largest of each row of `x` `[..., N]`, largest first, and their places (u32); of equal ones
 /// the first comes first.
-pub fn topk(x: &Var, k: usize) -> Result<(Tensor, Tensor)> {
+pub fn topk(tape: &Tape, x: &Var, k: usize) -> Result<(Tensor, Tensor)> {
     let dims = x.dims().to_vec();
     let width = dims.last().copied().unwrap_or(0);
     if k > width {
         return Err(Error::failed(format!("`topk` can't take {k} of {width}")));
+    }
+    if tape.portable(x) && x.value().elem_count() > 0 {
+        return portable::place::topk(x.value(), k);
     }
     let values = storage::to_f64(x.value())?;
     let (mut top, mut places) = (Vec::new(), Vec::new());
@@ -31,8 +34,8 @@ pub fn topk(x: &Var, k: usize) -> Result<(Tensor, Tensor)> {
     Ok((top, storage::tensor(places, shape)?))
 }
 
-fn call(_: &Tape, args: &Args<'_>) -> Result<Vec<Var>> {
-    let (values, places) = topk(args.tensor(0)?, args.size(1)?)?;
+fn call(tape: &Tape, args: &Args<'_>) -> Result<Vec<Var>> {
+    let (values, places) = topk(tape, args.tensor(0)?, args.size(1)?)?;
     Ok(vec![Var::constant(values), Var::constant(places)])
 }
 

@@ -4,17 +4,24 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::Result;
+use crate::engine::cuda::upload::upload;
 use crate::engine::op::{Arg, Gradient, OpDef, Sample};
 use crate::engine::storage;
-use crate::engine::tape::Var;
+use crate::engine::tape::{Tape, Var};
 use crate::random::Stream;
 
 /// Uniform numbers in `[low, high)`, f32 of `shape`.
-pub fn uniform(stream: &RefCell<Stream>, shape: &[usize], low: f64, high: f64) -> Result<Var> {
+pub fn uniform(
+    tape: &Tape,
+    stream: &RefCell<Stream>,
+    shape: &[usize],
+    low: f64,
+    high: f64,
+) -> Result<Var> {
     let mut stream = stream.borrow_mut();
     let numbers: Vec<f32> =
         (0..shape.iter().product()).map(|_| (stream.range(low, high)) as f32).collect();
-    Ok(Var::constant(storage::tensor(numbers, shape)?))
+    Ok(Var::constant(upload(&storage::tensor(numbers, shape)?, tape.device())?))
 }
 
 /// An argument that is a stream of randomness.
@@ -27,9 +34,9 @@ inventory::submit! {
         name: "uniform",
         revision: 1,
         formula: "uniform(stream, shape, low, high): uniform numbers in [low, high)",
-        call: |_, args| {
+        call: |tape, args| {
             let shape: Vec<usize> = args.ints(1)?.iter().map(|size| *size as usize).collect();
-            Ok(vec![uniform(args.stream(0)?, &shape, args.float(2)?, args.float(3)?)?])
+            Ok(vec![uniform(tape, args.stream(0)?, &shape, args.float(2)?, args.float(3)?)?])
         },
         gradient: Gradient::None("it makes constants"),
         samples: |stream| vec![

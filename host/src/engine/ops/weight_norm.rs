@@ -2,6 +2,7 @@
 
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::l2_normalize::{gradients, normalize};
+use crate::engine::portable;
 use crate::engine::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -20,6 +21,9 @@ pub fn weight_norm(tape: &Tape, v: &Var, g: Option<&Var>) -> Result<Var> {
             v.dims(),
             g.dims()
         )));
+    }
+    if tape.portable(v) {
+        return portable::row::weight_norm(tape, v, g);
     }
     let flat = v.value().reshape((rows, rest.iter().product::<usize>()))?;
     let gain = g.map(|g| g.value().clone());

@@ -1,5 +1,7 @@
 //! The convolutions that turn a waveform into frames, 50 per second in the usual sizes.
 
+use candle_core::{DType, Tensor};
+
 use super::EPS;
 use crate::engine::Var;
 use crate::engine::ops::conv1d::{Windows, conv1d};
@@ -29,6 +31,19 @@ pub(super) struct Layer {
 pub(super) fn frame_count(layers: &[Layer], samples: usize) -> usize {
     layers.iter().fold(samples, |frames, layer| {
         frames.checked_sub(layer.kernel).map_or(0, |rest| rest / layer.stride + 1)
+    })
+}
+
+/// The same of each of `samples`, u32 `[B]`: f64 `[B]`, where they lie; nothing is read back from a device.
+///
+/// # Errors
+/// None but the device's own.
+pub(super) fn frame_counts(layers: &[Layer], samples: &Tensor) -> Result<Tensor> {
+    layers.iter().try_fold(samples.to_dtype(DType::F64)?, |frames, layer| {
+        let (kernel, stride) = (layer.kernel as f64, layer.stride as f64);
+        // Half a sample more keeps a whole number of strides from being rounded down.
+        let rest = frames.affine(1.0 / stride, (0.5 - kernel) / stride)?.floor()?;
+        Ok(rest.affine(1.0, 1.0)?.maximum(0.0)?)
     })
 }
 

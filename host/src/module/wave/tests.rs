@@ -1,6 +1,7 @@
 //! Tests of `wave`: names, shapes, masks, lengths, what is dropped, what is refused.
 
 use super::*;
+use crate::engine::storage;
 use crate::module::testing::{Bench, named};
 use crate::random::Stream;
 
@@ -23,6 +24,17 @@ fn numbers(x: &Var) -> Vec<f32> {
 
 fn lengths(values: &[u32]) -> Var {
     Var::constant(storage::tensor(values.to_vec(), values.len()).unwrap())
+}
+
+#[test]
+fn frames_are_counted_alike_on_the_host_and_where_the_batch_lies() {
+    let of = |kernel, stride| Layer { width: 1, kernel, stride };
+    let layers = [of(10, 5), of(3, 2), of(3, 2), of(2, 2)];
+    let samples: Vec<u32> = (0..3000).chain([15_999, 16_000, 959_999, 960_005]).collect();
+    let counts = frame_counts(&layers, lengths(&samples).value()).unwrap();
+    for (samples, count) in samples.iter().zip(storage::to_f64(&counts).unwrap()) {
+        assert_eq!(frame_count(&layers, *samples as usize) as f64, count, "{samples}");
+    }
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Learner for Watched<'_> {
     type Batch = ();
 
     fn learn(&mut self, f: &Forward<'_>, (): &(), at: Progress) -> Result<Told> {
-        self.views.put_on(f.tape);
+        self.views.put_on(f.tape)?;
         self.session.step(f, self.views, at)
     }
 
@@ -140,7 +140,7 @@ impl Learner for Watched<'_> {
 
 /// A tensor of its own: the step goes on to change gradients and parameters in place.
 fn copied(tensor: &Tensor) -> candle_core::Result<Tensor> {
-    tensor.copy()
+    tensor.copy()?.to_device(&candle_core::Device::Cpu)
 }
 
 /// Loss, metrics and rates of a step, one number each.

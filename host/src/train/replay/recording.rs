@@ -178,13 +178,14 @@ impl Recorded {
         Self { fields, vars: RefCell::default(), samples }
     }
 
-    /// Makes the fields leaves of `tape`.
-    pub(super) fn put_on(&self, tape: &Tape) {
-        let var = |(_, tensor): &(Field, Tensor)| match tensor.dtype() {
-            DType::F32 => tape.leaf(tensor.clone()),
-            _ => Var::constant(tensor.clone()),
+    /// Makes the fields leaves of `tape`, on its device.
+    pub(super) fn put_on(&self, tape: &Tape) -> Result<()> {
+        let var = |(_, tensor): &(Field, Tensor)| {
+            let tensor = tensor.to_device(tape.device())?;
+            Ok(if tensor.dtype() == DType::F32 { tape.leaf(tensor) } else { Var::constant(tensor) })
         };
-        *self.vars.borrow_mut() = self.fields.iter().map(var).collect();
+        *self.vars.borrow_mut() = self.fields.iter().map(var).collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// The fields that are leaves, by name.
