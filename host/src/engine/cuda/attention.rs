@@ -117,10 +117,10 @@ pub fn forward(
     let out = fresh((batch, tokens, heads * head_dim), DType::F32, &qkv)?;
     let lse = fresh((batch * heads, tokens), DType::F32, &qkv)?;
     let args = [
-        Arg::Tensor(&qkv),
-        Arg::optional(lengths.as_ref()),
-        Arg::Tensor(&out),
-        Arg::Tensor(&lse),
+        Arg::F32(&qkv, 3 * sizes.out_len()),
+        counted(lengths.as_ref(), sizes),
+        Arg::F32(&out, sizes.out_len()),
+        Arg::F32(&lse, batch * heads * tokens),
         Arg::Int(tokens),
         Arg::Int(heads),
         Arg::Int(head_dim),
@@ -128,6 +128,11 @@ pub fn forward(
     ];
     call.version.launch(0, sizes).run(&qkv, &args)?;
     Ok(Attended { out, lse, lengths, call })
+}
+
+/// Lengths as the kernels take them, or a null address.
+fn counted(lengths: Option<&Tensor>, sizes: Sizes) -> Arg<'_> {
+    lengths.map_or(Arg::Null, |lengths| Arg::U32(lengths, sizes.batch))
 }
 
 impl Attended {
@@ -140,16 +145,17 @@ impl Attended {
         let Sizes { batch, tokens, heads, head_dim } = sizes;
         let (qkv, dout) = (qkv.contiguous()?, dout.contiguous()?);
         let delta = self.delta(&dout)?;
+        let (rows, all) = (batch * heads * tokens, sizes.out_len());
         let dqkv = fresh((batch, tokens, 3 * heads * head_dim), DType::F32, &qkv)?;
         // The gradient of queries, then that of keys and values.
         for queries in [1, 0] {
             let args = [
-                Arg::Tensor(&qkv),
-                Arg::optional(self.lengths.as_ref()),
-                Arg::Tensor(&dout),
-                Arg::Tensor(&self.lse),
-                Arg::Tensor(&delta),
-                Arg::Tensor(&dqkv),
+                Arg::F32(&qkv, 3 * all),
+                counted(self.lengths.as_ref(), sizes),
+                Arg::F32(&dout, all),
+                Arg::F32(&self.lse, rows),
+                Arg::F32(&delta, rows),
+                Arg::F32(&dqkv, 3 * all),
                 Arg::Int(tokens),
                 Arg::Int(heads),
                 Arg::Int(head_dim),
@@ -167,9 +173,9 @@ impl Attended {
         let delta = fresh((batch * heads, tokens), DType::F32, dout)?;
         let rows = batch * tokens * heads;
         let args = [
-            Arg::Tensor(&self.out),
-            Arg::Tensor(dout),
-            Arg::Tensor(&delta),
+            Arg::F32(&self.out, rows * head_dim),
+            Arg::F32(dout, rows * head_dim),
+            Arg::F32(&delta, rows),
             Arg::Int(rows),
             Arg::Int(tokens),
             Arg::Int(heads),

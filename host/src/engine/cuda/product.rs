@@ -64,7 +64,9 @@ pub(super) fn bf16(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     };
     let (alpha, beta) = (1.0_f32, 0.0_f32);
     let (one, zero) = (std::ptr::from_ref(&alpha).cast(), std::ptr::from_ref(&beta).cast());
-    let [left, right, made] = [address(&b.tensor)?, address(&a.tensor)?, address(&c)?];
+    let left = address(&b.tensor, DType::BF16, batch * k * n)?;
+    let right = address(&a.tensor, DType::BF16, batch * m * k)?;
+    let made = address(&c, DType::F32, batch * m * n)?;
     let blas = device.cublas_handle();
     let half = sys::cudaDataType_t::CUDA_R_16BF;
     // cuBLAS counts by columns, so memory by rows is the transposed matrix to it: c^T = b^T a^T.

@@ -67,7 +67,7 @@ mod pinned {
         let bytes = &bytes[layout.start_offset() * size..][..tensor.elem_count() * size];
         let to = Device::Cuda(device.clone());
         let made = fresh_on(tensor.shape(), tensor.dtype(), &to)?;
-        let address = address(&made)?;
+        let address = address(&made, tensor.dtype(), tensor.elem_count())?;
         BUFFERS.with_borrow_mut(|buffers| {
             let mut buffer = buffers.take(bytes.len(), device, to.location())?;
             buffer.send(bytes, address, device)?;

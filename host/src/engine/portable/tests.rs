@@ -291,6 +291,25 @@ fn an_index_out_of_range_makes_nan_where_nothing_may_be_read_back() {
 }
 
 #[test]
+fn targets_of_another_type_are_refused_wherever_they_run() {
+    for place in places() {
+        let held = |dtype, dims: &[usize]| {
+            let x = Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            Arg::Tensor(Var::constant(x.to_device(&place.device).unwrap()))
+        };
+        let logits = || held(DType::F32, &[2, 3]);
+        for (name, targets) in [
+            ("soft_cross_entropy", held(DType::U8, &[2, 3])),
+            ("cross_entropy", held(DType::U8, &[2])),
+        ] {
+            let args = [logits(), targets, Arg::Float(1.0)];
+            let run = |tape: &Tape| find(name, 1).unwrap().run(tape, &args).map(|_| ());
+            assert!(place.run(Precision::F32, run).is_err(), "`{name}` on {}", place.name);
+        }
+    }
+}
+
+#[test]
 fn nan_passes_through_max_with_0_wherever_it_runs() {
     for place in places() {
         for dtype in [DType::F64, DType::F32] {
