@@ -10,6 +10,8 @@ pub mod activation;
 pub mod attention;
 pub mod batch_norm;
 #[cfg(test)]
+mod bf16_tests;
+#[cfg(test)]
 pub(crate) mod emulated;
 #[cfg_attr(
     not(feature = "cuda"),
