@@ -53,7 +53,9 @@ fn cuda(ordinal: usize) -> Result<Device> {
         let known = format!("`device=cuda:N` with N below {}", gpus.len());
         return Err(Error::asked_wrongly(format!("there is no GPU {ordinal}")).hint(known));
     }
-    Ok(Device::new_cuda(ordinal)?)
+    let device = Device::new_cuda(ordinal)?;
+    super::cuda::owned_here(&device);
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -125,6 +125,7 @@ impl Launch {
     fn on_gpu(self, device: &candle_core::CudaDevice, words: &[Word<'_>]) -> Result<()> {
         use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
         use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
+        owned(device)?;
         let failed =
             |error| Error::failed(format!("`{}` can't be launched", self.kernel)).because(error);
         let function =
@@ -149,10 +150,37 @@ impl Launch {
         // SAFETY: the arguments are those of the kernel, in order and type, as the engine's tests check by
         // running the same launches; `word` holds tensors to the type and size that the launch names. Addresses
         // are of tensors that the caller borrows, all on this device, and whatever frees or reads them is enqueued
-        // on the same stream after this.
+        // after this on the same stream, which is that of this thread.
         unsafe { launch.launch(config) }.map_err(|e| failed(e.to_string()))?;
         Ok(())
     }
+}
+
+#[cfg(feature = "cuda")]
+thread_local! {
+    static OWNED: std::cell::RefCell<Vec<candle_core::cuda_backend::DeviceId>> =
+        const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// See [`super::owned_here`].
+#[cfg(feature = "cuda")]
+pub(super) fn own(device: &Device) {
+    if let Device::Cuda(device) = device {
+        OWNED.with_borrow_mut(|owned| owned.push(device.id()));
+    }
+}
+
+/// Holds work on `device` to the thread that opened it: the stream is the calling thread's, and only there is what is
+/// enqueued in order with all else.
+///
+/// # Errors
+/// When another thread opened it.
+#[cfg(feature = "cuda")]
+pub(super) fn owned(device: &candle_core::CudaDevice) -> Result<()> {
+    if OWNED.with_borrow(|owned| owned.contains(&device.id())) {
+        return Ok(());
+    }
+    Err(Error::failed("a GPU is used by another thread than the one that opened it"))
 }
 
 /// More shared memory than this has to be asked for.
@@ -248,8 +276,8 @@ pub(super) fn fresh(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Res
 
 /// The same on `device`; what a copy is about to write counts as well.
 pub(super) fn fresh_on(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-    // SAFETY: the kernels or the copy that are given the tensor write all of it before anything reads it, on one
-    // stream.
+    // SAFETY: the kernels or the copy that are given the tensor write all of it before anything reads it: all are
+    // enqueued by this thread, on its stream.
     Ok(unsafe { Tensor::empty(shape, dtype, device) }?)
 }
 

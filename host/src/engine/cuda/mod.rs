@@ -32,6 +32,13 @@ use candle_core::{DType, Tensor};
 use crate::Result;
 use crate::engine::tape::Precision;
 
+/// Notes that this thread opened `device`. Candle enqueues on the stream of the thread that calls, so work on a device is
+/// in order as long as one thread does all of it; launches and copies of any other thread are refused.
+#[cfg(feature = "cuda")]
+pub fn owned_here(device: &candle_core::Device) {
+    launch::own(device);
+}
+
 /// Whether the kernels can take `x`: f32 on a GPU of a build with the feature `cuda`.
 pub fn fits(x: &Tensor) -> bool {
     #[cfg(test)]

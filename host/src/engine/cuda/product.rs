@@ -4,7 +4,7 @@ use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Device, Tensor};
 
 use super::activation::round;
-use super::launch::{address, fresh};
+use super::launch::{address, fresh, owned};
 use crate::{Error, Result};
 
 /// A stack of matrices in bf16, in memory row by row, perhaps of the transposed matrix.
@@ -59,6 +59,7 @@ pub(super) fn bf16(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let Device::Cuda(device) = c.device() else {
         return Err(Error::failed("cuBLAS multiplies on a GPU"));
     };
+    owned(device)?;
     let int = |n: usize| {
         i32::try_from(n).map_err(|_| Error::failed(format!("{n} is too large for cuBLAS")))
     };
