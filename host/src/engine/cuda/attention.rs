@@ -3,16 +3,29 @@
 use candle_core::{DType, Tensor};
 
 use super::launch::{Arg, File, Launch, file, fresh, warps};
-use crate::Result;
 use crate::engine::kernel::attention::Sizes;
 use crate::engine::tape::Precision;
+use crate::{Error, Result};
 
 const F32: File = file!("attention");
 const BF16: File = file!("attention_bf16");
 
-/// Whether the kernels have room for heads of that size.
-pub fn fits(sizes: Sizes) -> bool {
-    (1..=128).contains(&sizes.head_dim)
+/// Whether some kernel has room for heads of that size where `x` lies.
+pub fn fits(sizes: Sizes, precision: Precision, x: &Tensor) -> bool {
+    Version::of(sizes, precision, most_shared(x)).is_some()
+}
+
+/// Bytes of shared memory that a block may ask for where `x` lies; under emulation as many as it likes.
+fn most_shared(x: &Tensor) -> usize {
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(device) = x.device() {
+        use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
+        let most = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = device.cuda_stream().context().attribute(most);
+        return most.map_or(0, |bytes| bytes.unsigned_abs() as usize);
+    }
+    let _ = x;
+    usize::MAX
 }
 
 /// What a backward pass needs besides qkv.
@@ -48,16 +61,17 @@ struct Version {
 }
 
 impl Version {
-    fn of(sizes: Sizes, precision: Precision) -> Self {
+    /// The version for `most` bytes of shared memory: in f32 where the one in bf16 has no room, none where no kernel has.
+    fn of(sizes: Sizes, precision: Precision, most: usize) -> Option<Self> {
         let padded = match sizes.head_dim {
-            0..=32 => 32,
+            1..=32 => 32,
             33..=64 => 64,
-            _ => 128,
+            65..=128 => 128,
+            _ => return None,
         };
-        match precision {
-            Precision::F32 => Self::f32(padded),
-            Precision::Bf16 => Self::bf16(padded),
-        }
+        let fits = |version: &Self| version.shared.iter().all(|bytes| *bytes <= most);
+        let bf16 = (precision == Precision::Bf16).then(|| Self::bf16(padded)).filter(fits);
+        bf16.or_else(|| Some(Self::f32(padded)).filter(fits))
     }
 
     /// Rows of `padded` + 1 numbers, and scores against 32 others at a time.
@@ -112,7 +126,9 @@ pub fn forward(
 ) -> Result<Attended> {
     let Sizes { batch, tokens, heads, head_dim } = sizes;
     let lengths = lengths.map(Tensor::contiguous).transpose()?;
-    let call = Call { sizes, scale, version: Version::of(sizes, precision) };
+    let version = Version::of(sizes, precision, most_shared(qkv))
+        .ok_or_else(|| Error::failed(format!("no kernel has room for heads of {head_dim}")))?;
+    let call = Call { sizes, scale, version };
     let qkv = qkv.contiguous()?;
     let out = fresh((batch, tokens, heads * head_dim), DType::F32, &qkv)?;
     let lse = fresh((batch * heads, tokens), DType::F32, &qkv)?;
@@ -185,5 +201,27 @@ impl Attended {
         Launch { file: F32, kernel: "attention_delta", grid, threads, shared: 0 }
             .run(dout, &args)?;
         Ok(delta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_without_room_in_shared_memory_makes_way_for_one_in_f32() {
+        let version = |head_dim, precision, most| {
+            let sizes = Sizes { batch: 1, tokens: 8, heads: 1, head_dim };
+            Version::of(sizes, precision, most).map(|version| version.kernels[0])
+        };
+        // What a block may ask for at most: 163 KiB by capability 8.0, 99 KiB by 8.6, 8.9 and 12.0.
+        let (large, small) = (163 << 10, 99 << 10);
+        let (bf16, f32) = (Precision::Bf16, Precision::F32);
+        assert_eq!(version(128, bf16, large), Some("attention_forward_bf16_128"));
+        assert_eq!(version(65, bf16, small), Some("attention_forward_128"));
+        assert_eq!(version(64, bf16, small), Some("attention_forward_bf16_64"));
+        assert_eq!(version(128, f32, small), Some("attention_forward_128"));
+        assert_eq!(version(128, f32, 48 << 10), None);
+        assert_eq!(version(129, f32, large), None);
     }
 }
