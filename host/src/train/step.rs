@@ -167,8 +167,12 @@ impl Trainer {
         }
         // Everything is enqueued before anything is read.
         let losses: Vec<Tensor> = numbers.iter().map(|numbers| numbers.loss.clone()).collect();
-        let measured = measure(&gradients, &losses, self.rules.clip)?;
-        self.optimizer.step_on_device(&self.state, &gradients, &measured, rates)?;
+        let profile = self.profile.clone();
+        let measured =
+            timed(profile.as_deref(), "(clip)", || measure(&gradients, &losses, self.rules.clip))?;
+        timed(profile.as_deref(), "(optimizer)", || {
+            self.optimizer.step_on_device(&self.state, &gradients, &measured, rates)
+        })?;
         taken.teacher_decay = self.average(progress, Some(&measured.gate))?;
         let told = tensors(&numbers);
         let read = update::read(&[told.as_slice(), &measured.numbers()].concat())?;
