@@ -54,7 +54,8 @@ pub struct Clustering {
     /// A cluster with less than this share of the largest one's frames starts again; 0 for none.
     pub reassign: f64,
     /// Whether each sample's features get mean 0 and deviation 1 over its frames before they are clustered, so
-    /// that units say less about who speaks and through what. HuBERT's authors don't.
+    /// that units say less about who speaks and through what. HuBERT's authors don't. A sample of one frame stays as it
+    /// is, and the host refuses it with [`Features::Values`], which are one frame.
     pub normalise: bool,
 }
 

@@ -53,7 +53,9 @@ fn cuda(ordinal: usize) -> Result<Device> {
         let known = format!("`device=cuda:N` with N below {}", gpus.len());
         return Err(Error::asked_wrongly(format!("there is no GPU {ordinal}")).hint(known));
     }
-    Ok(Device::new_cuda(ordinal)?)
+    let device = Device::new_cuda(ordinal)?;
+    super::cuda::owned_here(&device);
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -64,22 +66,16 @@ fn cuda(ordinal: usize) -> Result<Device> {
 
 #[cfg(feature = "cuda")]
 fn gpus() -> std::result::Result<Vec<String>, String> {
-    use candle_core::cuda_backend::cudarc::driver::{CudaContext, result};
-    // The driver is loaded at its first call; without one, that call fails or panics.
-    std::panic::catch_unwind(|| {
-        result::init().map_err(|error| error.to_string())?;
-        let count = CudaContext::device_count().map_err(|error| error.to_string())?;
-        if count == 0 {
-            return Err("the driver sees no GPU".to_owned());
-        }
-        (0..count.unsigned_abs() as usize)
-            .map(|ordinal| {
-                let context = CudaContext::new(ordinal).map_err(|error| error.to_string())?;
-                context.name().map_err(|error| error.to_string())
-            })
-            .collect()
-    })
-    .unwrap_or_else(|_| Err("there is no CUDA driver (libcuda.so.1)".to_owned()))
+    use candle_core::cuda_backend::cudarc::driver::result::{self, device};
+    // A program of this build is linked to the driver and doesn't start without it. None of these calls makes a
+    // context: that takes memory of a GPU, and one that is busy would refuse it.
+    let said = |error: result::DriverError| error.to_string();
+    result::init().map_err(said)?;
+    let count = device::get_count().map_err(said)?;
+    if count == 0 {
+        return Err("the driver sees no GPU".to_owned());
+    }
+    (0..count).map(|n| device::get(n).and_then(device::get_name).map_err(said)).collect()
 }
 
 #[cfg(not(feature = "cuda"))]

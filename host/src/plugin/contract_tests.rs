@@ -407,4 +407,10 @@ fn a_stage_that_can_not_be_run_is_refused_in_words() {
     assert!(said.contains("declared already"), "{said}");
     let said = refused(|run| run.units("u", Features::Layer(0), Clustering::new(2)));
     assert!(said.contains("no features `layer.0`"), "{said}");
+    let normalised = |run: &mut StagePlan| {
+        let how = Clustering { normalise: true, ..Clustering::new(2) };
+        run.units("u", Features::Values, how)
+    };
+    let said = refused(normalised);
+    assert!(said.contains("can't `normalise` `values`"), "{said}");
 }

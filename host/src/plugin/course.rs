@@ -76,7 +76,7 @@ pub struct AskedStage {
     pub patience: usize,
     /// A cluster with less than this share of the largest one's frames starts again; 0 for none.
     pub reassign: f64,
-    /// Whether each sample's features get mean 0 and deviation 1 before they are clustered.
+    /// Whether the features of each sample of two frames or more get mean 0 and deviation 1 before they are clustered.
     pub normalise: bool,
 }
 
@@ -185,6 +185,12 @@ impl Context {
             reassign: settings.within("reassign", Some(0.0), (0.0, 1.0))?,
             normalise: settings.within("normalise", Some(0.0), (0.0, 1.0))? > 0.0,
         };
+        if stage.normalise && stage.features == StageFeatures::Values {
+            return Err(Error::asked_wrongly(format!(
+                "the stage `{name}` can't `normalise` `values`: one frame would become zeros"
+            ))
+            .hint("leave `normalise` out; it is for features with several frames in a sample"));
+        }
         parts.waiting.push(stage);
         Ok(Thing::Stage)
     }

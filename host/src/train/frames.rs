@@ -35,7 +35,7 @@ pub(super) struct Frames<'a> {
     backbone: Rc<dyn Module>,
     /// Whether the method sees sounds with mean 0 and variance 1.
     normalised: bool,
-    /// Whether each sample's features get mean 0 and deviation 1 over its frames.
+    /// Whether each sample's features get mean 0 and deviation 1 over its frames, where it has two or more.
     standardise: bool,
     resample: Resample,
 }
@@ -261,9 +261,14 @@ fn vectors(samples: &[Option<Sample>]) -> Made {
 /// What keeps a feature that never changes from being divided by 0.
 const LEAST_DEVIATION: f32 = 1e-3;
 
-/// Gives each of the `width` features of a sample's `frames` `[F, D]` mean 0 and deviation 1.
+/// Gives each of the `width` features of a sample's `frames` `[F, D]` mean 0 and deviation 1; one frame, which has no
+/// deviation, stays as it is.
 fn standardise(frames: &mut [f32], width: usize) {
-    let n = (frames.len() / width.max(1)).max(1) as f32;
+    let count = frames.len() / width.max(1);
+    if count < 2 {
+        return;
+    }
+    let n = count as f32;
     for feature in 0..width {
         let values = || frames.iter().skip(feature).step_by(width);
         let mean = values().sum::<f32>() / n;
@@ -290,5 +295,12 @@ mod tests {
             assert_eq!(frame[1], 0.0);
         }
         standardise(&mut [], 2);
+    }
+
+    #[test]
+    fn a_sample_of_one_frame_stays_as_it_is() {
+        let mut frames = [3.0, -1.0];
+        standardise(&mut frames, 2);
+        assert_eq!(frames, [3.0, -1.0]);
     }
 }

@@ -1,9 +1,10 @@
 //! The end of a step whose parameters live on a device: norms, clipping, update and averages are
 //! enqueued, and its numbers come back to the host together.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::optimizer::{Clip, LARC_EPS, Rates, Rule};
+use crate::engine::cuda::upload::upload;
 use crate::engine::kernel::optimizer::{AdamW, Sgd};
 use crate::engine::portable::update::{self, Adam, Allowed, Momentum};
 use crate::state::{ParamId, State};
@@ -23,21 +24,29 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// The norm of all gradients, read back with each's.
-    ///
-    /// # Errors
-    /// When a gradient holds a NaN or an infinity; the error names the first such parameter.
-    pub(super) fn check(&self, state: &State, gradients: &[(ParamId, Tensor)]) -> Result<f64> {
-        let read = update::read(&[self.norms.clone(), self.total.clone()])?;
-        let (total, norms) = read.split_last().ok_or_else(|| Error::failed("nothing was read"))?;
-        match gradients.iter().zip(norms).find(|(_, norm)| !norm.is_finite()) {
-            None => Ok(*total),
-            Some(((id, _), _)) => {
-                let name = &state.get(*id).name;
-                Err(Error::failed(format!("the gradient of `{name}` is not finite")))
-            }
-        }
+    /// What [`checked`] wants read back.
+    pub(super) fn numbers(&self) -> [Tensor; 3] {
+        [self.norms.clone(), self.total.clone(), self.gate.clone()]
     }
+}
+
+/// The norm of all gradients, of what [`Measured::numbers`] came to on the host.
+///
+/// # Errors
+/// When the gate was shut, so that nothing was updated; where a gradient holds a NaN or an infinity, the error names
+/// the first such parameter.
+pub(super) fn checked(state: &State, gradients: &[(ParamId, Tensor)], read: &[f64]) -> Result<f64> {
+    let [norms @ .., total, gate] = read else { return Err(Error::failed("nothing was read")) };
+    if let Some(((id, _), _)) = gradients.iter().zip(norms).find(|(_, norm)| !norm.is_finite()) {
+        let name = &state.get(*id).name;
+        return Err(Error::failed(format!("the gradient of `{name}` is not finite")));
+    }
+    if *gate != 1.0 {
+        let why = "losses and gradients are finite one by one and too large for f32 together";
+        return Err(Error::failed(format!("nothing was updated: {why}"))
+            .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`"));
+    }
+    Ok(*total)
 }
 
 /// The norms of `gradients`, the factors by which `mode` clips them, and whether they and `losses` are
@@ -82,15 +91,16 @@ fn larc_scales(
     let rates = gradients.iter().map(|(id, _)| rates.of(state.get(*id).group));
     let (lrs, decays): (Vec<f32>, Vec<f32>) =
         rates.map(|rates| (rates.lr as f32, rates.weight_decay as f32)).unzip();
-    let scaled = values.clone().map(|value| u8::from(vectors || value.rank() > 1));
-    let there = |numbers: Vec<f32>| Tensor::from_vec(numbers, n, state.device());
+    let scaled = values.clone().map(|value| if vectors || value.rank() > 1 { 1.0 } else { 0.0 });
+    let sent = Tensor::from_vec([lrs, decays, scaled.collect()].concat(), (3, n), &Device::Cpu)?;
+    let sent = upload(&sent, state.device())?;
+    let [lrs, decays, scaled] = [sent.get(0)?, sent.get(1)?, sent.get(2)?];
     let size = update::squares(&values.collect::<Vec<_>>())?.sqrt()?;
     let slope = (&measured.norms * &measured.factors)?;
-    let least = (&slope + (&size * there(decays)?)?)?.affine(1.0, LARC_EPS)?;
+    let least = (&slope + (&size * decays)?)?.affine(1.0, LARC_EPS)?;
     let rate = (size.affine(trust, 0.0)? / least)?;
-    let rate = if clip { (rate / there(lrs)?)?.minimum(1.0)? } else { rate };
-    let scaled = Tensor::from_vec(scaled.collect::<Vec<_>>(), n, state.device())?;
-    let moves = (size.gt(0.0)? * slope.gt(0.0)?)?.mul(&scaled)?;
+    let rate = if clip { (rate / lrs)?.minimum(1.0)? } else { rate };
+    let moves = ((size.gt(0.0)? * slope.gt(0.0)?)? * scaled.gt(0.0)?)?;
     Ok(Some(moves.where_cond(&rate, &rate.ones_like()?)?))
 }
 
@@ -162,5 +172,38 @@ impl Moments {
         self.0.resize(state.parameters().len(), [None, None]);
         self.0[id.0][place] = Some(value.to_device(state.device())?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Group, Init};
+
+    /// What [`checked`] says of a gradient for each of `norms`, and of `losses`.
+    fn said(norms: &[f32], losses: &[f32]) -> Result<f64> {
+        let mut state = State::new(0);
+        let tensor = |x: &f32| Tensor::new(&[*x], &Device::Cpu).unwrap();
+        let mut gradients = Vec::new();
+        for (i, norm) in norms.iter().enumerate() {
+            let name = format!("w{i}");
+            let id = state.parameter(&name, &[1], Init::Constant(0.0), Group::default()).unwrap();
+            gradients.push((id, tensor(norm)));
+        }
+        let losses: Vec<Tensor> = losses.iter().map(tensor).collect();
+        let measured = measure(&gradients, &losses, Clip::Off).unwrap();
+        checked(&state, &gradients, &update::read(&measured.numbers()).unwrap())
+    }
+
+    #[test]
+    fn a_step_that_the_gate_kept_back_is_an_error() {
+        assert_eq!(said(&[3.0, 4.0], &[1.0]).unwrap(), 5.0);
+        let error = said(&[3.0, f32::NAN], &[1.0]).unwrap_err().to_string();
+        assert!(error.contains("the gradient of `w1` is not finite"), "{error}");
+        // Each square is below the largest number of f32, and their sum is not; so with the losses.
+        for (norms, losses) in [([1.5e19, 1.5e19], [1.0, 1.0]), ([3.0, 4.0], [3e38, 3e38])] {
+            let error = said(&norms, &losses).unwrap_err().to_string();
+            assert!(error.contains("nothing was updated"), "{error}");
+        }
     }
 }

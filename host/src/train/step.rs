@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use candle_core::Tensor;
 
-use super::on_device::measure;
+use super::on_device::{checked, measure};
 use super::optimizer::{Clip, Optimizer, Rates, clip};
 use crate::engine::ops::l2_normalize::l2_normalize;
 use crate::engine::portable::update;
@@ -167,13 +167,19 @@ impl Trainer {
         }
         // Everything is enqueued before anything is read.
         let losses: Vec<Tensor> = numbers.iter().map(|numbers| numbers.loss.clone()).collect();
-        let measured = measure(&gradients, &losses, self.rules.clip)?;
-        self.optimizer.step_on_device(&self.state, &gradients, &measured, rates)?;
+        let profile = self.profile.clone();
+        let measured =
+            timed(profile.as_deref(), "(clip)", || measure(&gradients, &losses, self.rules.clip))?;
+        timed(profile.as_deref(), "(optimizer)", || {
+            self.optimizer.step_on_device(&self.state, &gradients, &measured, rates)
+        })?;
         taken.teacher_decay = self.average(progress, Some(&measured.gate))?;
-        let read = read(&numbers)?;
-        (taken.loss, taken.metrics) = mean(&numbers, &read);
-        let checked = check(&numbers, &read).and_then(|()| measured.check(&self.state, &gradients));
-        match checked {
+        let told = tensors(&numbers);
+        let read = update::read(&[told.as_slice(), &measured.numbers()].concat())?;
+        let (told, measured) = read.split_at(told.len());
+        (taken.loss, taken.metrics) = mean(&numbers, told);
+        let norm = check(&numbers, told).and_then(|()| checked(&self.state, &gradients, measured));
+        match norm {
             Ok(norm) => Ok(Taken { gradient_norm: norm, ..taken }),
             Err(error) => {
                 self.optimizer.forget(&gradients);
@@ -286,13 +292,18 @@ struct Learned {
     log: Vec<(bool, String)>,
 }
 
-/// Of each batch its loss and then its figures, read at once.
-fn read(numbers: &[Numbers]) -> Result<Vec<f64>> {
+/// Of each batch its loss and then its figures, one number each.
+fn tensors(numbers: &[Numbers]) -> Vec<Tensor> {
     let tensors = numbers.iter().flat_map(|numbers| {
         let metrics = numbers.metrics.iter().map(|(_, value)| value.clone());
         std::iter::once(numbers.loss.clone()).chain(metrics)
     });
-    update::read(&tensors.collect::<Vec<_>>())
+    tensors.collect()
+}
+
+/// The same, read at once.
+fn read(numbers: &[Numbers]) -> Result<Vec<f64>> {
+    update::read(&tensors(numbers))
 }
 
 /// Pairs each batch with its part of what [`read`] gave.

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use candle_core::{DType, Device, Tensor};
+
 use super::prepare::{Prepared, prepare};
 use super::views::{BatchViews, random_views};
 use crate::config::Recipe;
@@ -10,6 +12,7 @@ use crate::data::loader::{Loader, LoaderOptions};
 use crate::data::units::Units;
 use crate::engine::Precision;
 use crate::engine::kernel::packed::{self, Format, Left, Panels};
+use crate::engine::portable::matmul::product;
 use crate::engine::profile::{Cost, Profile};
 use crate::plugin::Found;
 use crate::schedule::Progress;
@@ -48,7 +51,7 @@ pub struct Times {
     pub loader: Spread,
     /// Seconds of one step with its loading.
     pub both: Spread,
-    /// The most memory in use during the steps alone, in bytes.
+    /// The most memory of the host in use during the steps alone, in bytes.
     pub step_memory: u64,
     /// The most memory in use in all, in bytes.
     pub peak_memory: u64,
@@ -56,7 +59,7 @@ pub struct Times {
     pub costs: Vec<(&'static str, Cost)>,
     /// Steps that were profiled.
     pub profiled: u64,
-    /// Floating point operations per second of this machine's best matrix product.
+    /// Floating point operations per second of the best matrix product of the processor or the device.
     pub ceiling: f64,
 }
 
@@ -75,7 +78,7 @@ pub fn time(recipe: &Recipe, plugin: &Found, repeats: u64) -> Result<Times> {
     let mut at = At { step: 0, prepared: &mut prepared };
     let step = at.steps(repeats, || Ok(views.clone()))?;
     let step_memory = peak_memory();
-    let profile = Rc::new(Profile::default());
+    let profile = Rc::new(Profile::on(device.clone()));
     at.prepared.trainer.profile = Some(Rc::clone(&profile));
     at.steps_without_warm_up(repeats, || Ok(views.clone()))?;
     at.prepared.trainer.profile = None;
@@ -97,7 +100,7 @@ pub fn time(recipe: &Recipe, plugin: &Found, repeats: u64) -> Result<Times> {
         peak_memory: peak_memory(),
         costs,
         profiled: repeats,
-        ceiling: ceiling(recipe.precision),
+        ceiling: ceiling(&device, recipe.precision)?,
     })
 }
 
@@ -184,8 +187,30 @@ pub fn peak_memory() -> u64 {
 /// Rows, columns and depth of the product that stands for the machine's best.
 const CEILING: usize = 1024;
 
-/// Floating point operations per second of a large product with packed operands.
-fn ceiling(precision: Precision) -> f64 {
+/// Rows, columns and depth of the same on a device, which a smaller one would not fill.
+const CEILING_ON_DEVICE: usize = 8192;
+
+/// Floating point operations per second of a large product of `device`, as ops make it there.
+fn ceiling_on(device: &Device, precision: Precision) -> Result<f64> {
+    let n = CEILING_ON_DEVICE;
+    let ones = Tensor::ones((n, n), DType::F32, device)?;
+    let mut best = f64::INFINITY;
+    // The first one loads what it needs.
+    for _ in 0..4 {
+        device.synchronize()?;
+        let started = Instant::now();
+        product(&ones, &ones, precision)?;
+        device.synchronize()?;
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (n as f64).powi(3) / best)
+}
+
+/// Floating point operations per second of a large product: on the processor with packed operands.
+fn ceiling(device: &Device, precision: Precision) -> Result<f64> {
+    if !device.is_cpu() {
+        return ceiling_on(device, precision);
+    }
     let format = match precision {
         Precision::F32 => Format::F32,
         Precision::Bf16 => Format::Bf16,
@@ -199,5 +224,5 @@ fn ceiling(precision: Precision) -> f64 {
         packed::matmul(&left, &right, &mut product, false);
         started.elapsed().as_secs_f64()
     });
-    2.0 * (CEILING as f64).powi(3) / seconds.fold(f64::INFINITY, f64::min)
+    Ok(2.0 * (CEILING as f64).powi(3) / seconds.fold(f64::INFINITY, f64::min))
 }

@@ -16,7 +16,7 @@ pub fn gelu(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let y = fresh(x.shape(), dtype, &x)?;
     let kernel = if dtype == DType::BF16 { "gelu_forward_bf16" } else { "gelu_forward_f32" };
     let n = x.elem_count();
-    launch(kernel, n).run(&x, &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Long(n)])?;
+    launch(kernel, n).run(&x, &[Arg::F32(&x, n), Arg::in_type(dtype, &y, n), Arg::Long(n)])?;
     Ok(y)
 }
 
@@ -28,7 +28,7 @@ pub fn gelu_backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (x, dy) = (x.contiguous()?, dy.contiguous()?);
     let dx = fresh(x.shape(), DType::F32, &x)?;
     let n = x.elem_count();
-    let args = [Arg::Tensor(&x), Arg::Tensor(&dy), Arg::Tensor(&dx), Arg::Long(n)];
+    let args = [Arg::F32(&x, n), Arg::F32(&dy, n), Arg::F32(&dx, n), Arg::Long(n)];
     launch("gelu_backward", n).run(&x, &args)?;
     Ok(dx)
 }
@@ -39,8 +39,8 @@ pub fn gelu_backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
 /// As [`gelu`].
 pub fn add_bias(x: &Tensor, b: &Tensor) -> Result<()> {
     let b = b.contiguous()?;
-    let n = x.elem_count();
-    let args = [Arg::Tensor(x), Arg::Tensor(&b), Arg::Long(n), Arg::Int(b.elem_count())];
+    let (n, width) = (x.elem_count(), b.elem_count());
+    let args = [Arg::F32(x, n), Arg::F32(&b, width), Arg::Long(n), Arg::Int(width)];
     launch("add_bias", n).run(x, &args)
 }
 
@@ -52,7 +52,7 @@ pub fn round(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
     let y = fresh(x.shape(), DType::BF16, &x)?;
     let n = x.elem_count();
-    launch("round_bf16", n).run(&x, &[Arg::Tensor(&x), Arg::Tensor(&y), Arg::Long(n)])?;
+    launch("round_bf16", n).run(&x, &[Arg::F32(&x, n), Arg::Bf16(&y, n), Arg::Long(n)])?;
     Ok(y)
 }
 

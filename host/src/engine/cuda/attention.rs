@@ -3,16 +3,29 @@
 use candle_core::{DType, Tensor};
 
 use super::launch::{Arg, File, Launch, file, fresh, warps};
-use crate::Result;
 use crate::engine::kernel::attention::Sizes;
 use crate::engine::tape::Precision;
+use crate::{Error, Result};
 
 const F32: File = file!("attention");
 const BF16: File = file!("attention_bf16");
 
-/// Whether the kernels have room for heads of that size.
-pub fn fits(sizes: Sizes) -> bool {
-    (1..=128).contains(&sizes.head_dim)
+/// Whether some kernel has room for heads of that size where `x` lies.
+pub fn fits(sizes: Sizes, precision: Precision, x: &Tensor) -> bool {
+    Version::of(sizes, precision, most_shared(x)).is_some()
+}
+
+/// Bytes of shared memory that a block may ask for where `x` lies; under emulation as many as it likes.
+fn most_shared(x: &Tensor) -> usize {
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(device) = x.device() {
+        use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
+        let most = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = device.cuda_stream().context().attribute(most);
+        return most.map_or(0, |bytes| bytes.unsigned_abs() as usize);
+    }
+    let _ = x;
+    usize::MAX
 }
 
 /// What a backward pass needs besides qkv.
@@ -48,16 +61,17 @@ struct Version {
 }
 
 impl Version {
-    fn of(sizes: Sizes, precision: Precision) -> Self {
+    /// The version for `most` bytes of shared memory: in f32 where the one in bf16 has no room, none where no kernel has.
+    fn of(sizes: Sizes, precision: Precision, most: usize) -> Option<Self> {
         let padded = match sizes.head_dim {
-            0..=32 => 32,
+            1..=32 => 32,
             33..=64 => 64,
-            _ => 128,
+            65..=128 => 128,
+            _ => return None,
         };
-        match precision {
-            Precision::F32 => Self::f32(padded),
-            Precision::Bf16 => Self::bf16(padded),
-        }
+        let fits = |version: &Self| version.shared.iter().all(|bytes| *bytes <= most);
+        let bf16 = (precision == Precision::Bf16).then(|| Self::bf16(padded)).filter(fits);
+        bf16.or_else(|| Some(Self::f32(padded)).filter(fits))
     }
 
     /// Rows of `padded` + 1 numbers, and scores against 32 others at a time.
@@ -112,15 +126,17 @@ pub fn forward(
 ) -> Result<Attended> {
     let Sizes { batch, tokens, heads, head_dim } = sizes;
     let lengths = lengths.map(Tensor::contiguous).transpose()?;
-    let call = Call { sizes, scale, version: Version::of(sizes, precision) };
+    let version = Version::of(sizes, precision, most_shared(qkv))
+        .ok_or_else(|| Error::failed(format!("no kernel has room for heads of {head_dim}")))?;
+    let call = Call { sizes, scale, version };
     let qkv = qkv.contiguous()?;
     let out = fresh((batch, tokens, heads * head_dim), DType::F32, &qkv)?;
     let lse = fresh((batch * heads, tokens), DType::F32, &qkv)?;
     let args = [
-        Arg::Tensor(&qkv),
-        Arg::optional(lengths.as_ref()),
-        Arg::Tensor(&out),
-        Arg::Tensor(&lse),
+        Arg::F32(&qkv, 3 * sizes.out_len()),
+        counted(lengths.as_ref(), sizes),
+        Arg::F32(&out, sizes.out_len()),
+        Arg::F32(&lse, batch * heads * tokens),
         Arg::Int(tokens),
         Arg::Int(heads),
         Arg::Int(head_dim),
@@ -128,6 +144,11 @@ pub fn forward(
     ];
     call.version.launch(0, sizes).run(&qkv, &args)?;
     Ok(Attended { out, lse, lengths, call })
+}
+
+/// Lengths as the kernels take them, or a null address.
+fn counted(lengths: Option<&Tensor>, sizes: Sizes) -> Arg<'_> {
+    lengths.map_or(Arg::Null, |lengths| Arg::U32(lengths, sizes.batch))
 }
 
 impl Attended {
@@ -140,16 +161,17 @@ impl Attended {
         let Sizes { batch, tokens, heads, head_dim } = sizes;
         let (qkv, dout) = (qkv.contiguous()?, dout.contiguous()?);
         let delta = self.delta(&dout)?;
+        let (rows, all) = (batch * heads * tokens, sizes.out_len());
         let dqkv = fresh((batch, tokens, 3 * heads * head_dim), DType::F32, &qkv)?;
         // The gradient of queries, then that of keys and values.
         for queries in [1, 0] {
             let args = [
-                Arg::Tensor(&qkv),
-                Arg::optional(self.lengths.as_ref()),
-                Arg::Tensor(&dout),
-                Arg::Tensor(&self.lse),
-                Arg::Tensor(&delta),
-                Arg::Tensor(&dqkv),
+                Arg::F32(&qkv, 3 * all),
+                counted(self.lengths.as_ref(), sizes),
+                Arg::F32(&dout, all),
+                Arg::F32(&self.lse, rows),
+                Arg::F32(&delta, rows),
+                Arg::F32(&dqkv, 3 * all),
                 Arg::Int(tokens),
                 Arg::Int(heads),
                 Arg::Int(head_dim),
@@ -167,9 +189,9 @@ impl Attended {
         let delta = fresh((batch * heads, tokens), DType::F32, dout)?;
         let rows = batch * tokens * heads;
         let args = [
-            Arg::Tensor(&self.out),
-            Arg::Tensor(dout),
-            Arg::Tensor(&delta),
+            Arg::F32(&self.out, rows * head_dim),
+            Arg::F32(dout, rows * head_dim),
+            Arg::F32(&delta, rows),
             Arg::Int(rows),
             Arg::Int(tokens),
             Arg::Int(heads),
@@ -179,5 +201,27 @@ impl Attended {
         Launch { file: F32, kernel: "attention_delta", grid, threads, shared: 0 }
             .run(dout, &args)?;
         Ok(delta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_without_room_in_shared_memory_makes_way_for_one_in_f32() {
+        let version = |head_dim, precision, most| {
+            let sizes = Sizes { batch: 1, tokens: 8, heads: 1, head_dim };
+            Version::of(sizes, precision, most).map(|version| version.kernels[0])
+        };
+        // What a block may ask for at most: 163 KiB by capability 8.0, 99 KiB by 8.6, 8.9 and 12.0.
+        let (large, small) = (163 << 10, 99 << 10);
+        let (bf16, f32) = (Precision::Bf16, Precision::F32);
+        assert_eq!(version(128, bf16, large), Some("attention_forward_bf16_128"));
+        assert_eq!(version(65, bf16, small), Some("attention_forward_128"));
+        assert_eq!(version(64, bf16, small), Some("attention_forward_bf16_64"));
+        assert_eq!(version(128, f32, small), Some("attention_forward_128"));
+        assert_eq!(version(128, f32, 48 << 10), None);
+        assert_eq!(version(129, f32, large), None);
     }
 }

@@ -32,11 +32,12 @@ pub fn moments(x: &Tensor) -> Result<[Tensor; 2]> {
     let (rows, width) = x.dims2()?;
     let share = 1.0 / rows.max(1) as f64;
     let mean = column_sums(x)?.affine(share, 0.0)?;
-    let sums = fresh((rows.div_ceil(SPAN), width), DType::F32, x)?;
+    let parts = rows.div_ceil(SPAN);
+    let sums = fresh((parts, width), DType::F32, x)?;
     let args = [
-        Arg::Tensor(x),
-        Arg::Tensor(&mean),
-        Arg::Tensor(&sums),
+        Arg::F32(x, rows * width),
+        Arg::F32(&mean, width),
+        Arg::F32(&sums, parts * width),
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Int(SPAN),
@@ -57,17 +58,17 @@ pub fn forward(
 ) -> Result<Tensor> {
     let Rows { x, mean, rstd, weight } = rows;
     let y = fresh(x.shape(), DType::F32, x)?;
-    let n = x.elem_count();
+    let (n, width) = (x.elem_count(), x.dims()[1]);
     let args = [
-        Arg::Tensor(x),
-        Arg::Tensor(mean),
-        Arg::Tensor(rstd),
-        Arg::optional(weight),
-        Arg::optional(bias),
-        Arg::optional(added),
-        Arg::Tensor(&y),
+        Arg::F32(x, n),
+        Arg::F32(mean, width),
+        Arg::F32(rstd, width),
+        Arg::optional(weight, width),
+        Arg::optional(bias, width),
+        Arg::optional(added, n),
+        Arg::F32(&y, n),
         Arg::Long(n),
-        Arg::Int(x.dims()[1]),
+        Arg::Int(width),
         Arg::Int(usize::from(relu)),
     ];
     each("batch_norm_forward", n).run(x, &args)?;
@@ -81,16 +82,17 @@ pub fn forward(
 pub fn sums(rows: Rows<'_>, y: Option<&Tensor>, dy: &Tensor) -> Result<[Tensor; 2]> {
     let Rows { x, mean, rstd, .. } = rows;
     let (count, width) = x.dims2()?;
-    let parts = || fresh((count.div_ceil(SPAN), width), DType::F32, x);
-    let (db, dw) = (parts()?, parts()?);
+    let (n, parts) = (count * width, count.div_ceil(SPAN));
+    let part = || fresh((parts, width), DType::F32, x);
+    let (db, dw) = (part()?, part()?);
     let args = [
-        Arg::Tensor(x),
-        Arg::optional(y),
-        Arg::Tensor(dy),
-        Arg::Tensor(mean),
-        Arg::Tensor(rstd),
-        Arg::Tensor(&db),
-        Arg::Tensor(&dw),
+        Arg::F32(x, n),
+        Arg::optional(y, n),
+        Arg::F32(dy, n),
+        Arg::F32(mean, width),
+        Arg::F32(rstd, width),
+        Arg::F32(&db, parts * width),
+        Arg::F32(&dw, parts * width),
         Arg::Int(count),
         Arg::Int(width),
         Arg::Int(SPAN),
@@ -113,20 +115,20 @@ pub fn backward(
     let Rows { x, mean, rstd, weight } = rows;
     let dx = fresh(x.shape(), DType::F32, x)?;
     let passed = wanted.then(|| fresh(x.shape(), DType::F32, x)).transpose()?;
-    let n = x.elem_count();
+    let (n, width) = (x.elem_count(), x.dims()[1]);
     let args = [
-        Arg::Tensor(x),
-        Arg::optional(y),
-        Arg::Tensor(dy),
-        Arg::Tensor(mean),
-        Arg::Tensor(rstd),
-        Arg::optional(weight),
-        Arg::Tensor(&sums[0]),
-        Arg::Tensor(&sums[1]),
-        Arg::Tensor(&dx),
-        Arg::optional(passed.as_ref()),
+        Arg::F32(x, n),
+        Arg::optional(y, n),
+        Arg::F32(dy, n),
+        Arg::F32(mean, width),
+        Arg::F32(rstd, width),
+        Arg::optional(weight, width),
+        Arg::F32(&sums[0], width),
+        Arg::F32(&sums[1], width),
+        Arg::F32(&dx, n),
+        Arg::optional(passed.as_ref(), n),
         Arg::Long(n),
-        Arg::Int(x.dims()[1]),
+        Arg::Int(width),
         Arg::Float(share),
     ];
     each("batch_norm_backward", n).run(x, &args)?;

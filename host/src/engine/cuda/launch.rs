@@ -31,11 +31,18 @@ macro_rules! file {
 }
 pub(super) use file;
 
-/// One argument of a kernel, in the type that the kernel declares.
+/// One argument of a kernel, in the type that the kernel declares. A tensor is contiguous, and comes with the number of
+/// elements that the kernel takes it to have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Arg<'a> {
-    /// The address of a contiguous tensor's first element.
-    Tensor(&'a Tensor),
+    /// `float *`
+    F32(&'a Tensor, usize),
+    /// `bf16 *`
+    Bf16(&'a Tensor, usize),
+    /// `unsigned *`
+    U32(&'a Tensor, usize),
+    /// `unsigned char *`
+    U8(&'a Tensor, usize),
     /// A null address.
     Null,
     /// `int`
@@ -51,9 +58,14 @@ pub(super) enum Arg<'a> {
 }
 
 impl<'a> Arg<'a> {
-    /// The tensor, or a null address.
-    pub(super) fn optional(tensor: Option<&'a Tensor>) -> Self {
-        tensor.map_or(Self::Null, Self::Tensor)
+    /// `float *`, or a null address.
+    pub(super) fn optional(tensor: Option<&'a Tensor>, count: usize) -> Self {
+        tensor.map_or(Self::Null, |tensor| Self::F32(tensor, count))
+    }
+
+    /// `bf16 *` where `dtype` says so, else `float *`.
+    pub(super) fn in_type(dtype: DType, tensor: &'a Tensor, count: usize) -> Self {
+        if dtype == DType::BF16 { Self::Bf16(tensor, count) } else { Self::F32(tensor, count) }
     }
 }
 
@@ -93,7 +105,9 @@ impl Launch {
                 self.kernel, self.grid
             )));
         }
-        let words = args.iter().map(word).collect::<Result<Vec<_>>>()?;
+        let words = args.iter().map(word).collect::<Result<Vec<_>>>();
+        let refused = format!("`{}` can't take its arguments", self.kernel);
+        let words = words.map_err(|error| error.context(refused))?;
         match like.device() {
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => self.on_gpu(device, &words),
@@ -111,6 +125,7 @@ impl Launch {
     fn on_gpu(self, device: &candle_core::CudaDevice, words: &[Word<'_>]) -> Result<()> {
         use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
         use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
+        owned(device)?;
         let failed =
             |error| Error::failed(format!("`{}` can't be launched", self.kernel)).because(error);
         let function =
@@ -133,11 +148,39 @@ impl Launch {
             };
         }
         // SAFETY: the arguments are those of the kernel, in order and type, as the engine's tests check by
-        // running the same launches; addresses are of tensors that the caller borrows, all on this device,
-        // and whatever frees or reads them is enqueued on the same stream after this.
+        // running the same launches; `word` holds tensors to the type and size that the launch names. Addresses
+        // are of tensors that the caller borrows, all on this device, and whatever frees or reads them is enqueued
+        // after this on the same stream, which is that of this thread.
         unsafe { launch.launch(config) }.map_err(|e| failed(e.to_string()))?;
         Ok(())
     }
+}
+
+#[cfg(feature = "cuda")]
+thread_local! {
+    static OWNED: std::cell::RefCell<Vec<candle_core::cuda_backend::DeviceId>> =
+        const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// See [`super::owned_here`].
+#[cfg(feature = "cuda")]
+pub(super) fn own(device: &Device) {
+    if let Device::Cuda(device) = device {
+        OWNED.with_borrow_mut(|owned| owned.push(device.id()));
+    }
+}
+
+/// Holds work on `device` to the thread that opened it: the stream is the calling thread's, and only there is what is
+/// enqueued in order with all else.
+///
+/// # Errors
+/// When another thread opened it.
+#[cfg(feature = "cuda")]
+pub(super) fn owned(device: &candle_core::CudaDevice) -> Result<()> {
+    if OWNED.with_borrow(|owned| owned.contains(&device.id())) {
+        return Ok(());
+    }
+    Err(Error::failed("a GPU is used by another thread than the one that opened it"))
 }
 
 /// More shared memory than this has to be asked for.
@@ -149,7 +192,10 @@ fn word<'a>(arg: &Arg<'a>) -> Result<Word<'a>> {
         i32::try_from(n).map_err(|_| Error::failed(format!("{n} is too large for a kernel")))
     };
     Ok(match arg {
-        Arg::Tensor(tensor) => Word::Bits(address(tensor)?),
+        Arg::F32(tensor, count) => Word::Bits(address(tensor, DType::F32, *count)?),
+        Arg::Bf16(tensor, count) => Word::Bits(address(tensor, DType::BF16, *count)?),
+        Arg::U32(tensor, count) => Word::Bits(address(tensor, DType::U32, *count)?),
+        Arg::U8(tensor, count) => Word::Bits(address(tensor, DType::U8, *count)?),
         Arg::Null => Word::Bits(0),
         Arg::Int(n) => Word::Bits(u64::from(int(*n)?.cast_unsigned())),
         Arg::Long(n) => Word::Bits(*n as u64),
@@ -159,11 +205,18 @@ fn word<'a>(arg: &Arg<'a>) -> Result<Word<'a>> {
     })
 }
 
-/// Where the first element of `tensor` lies, on its device.
+/// Where the first of the `count` elements of `tensor` lies, on its device.
 ///
 /// # Errors
-/// When it isn't contiguous.
-pub(super) fn address(tensor: &Tensor) -> Result<u64> {
+/// When it isn't contiguous, or of another type or size.
+pub(super) fn address(tensor: &Tensor, dtype: DType, count: usize) -> Result<u64> {
+    if tensor.dtype() != dtype || tensor.elem_count() != count {
+        return Err(Error::failed(format!(
+            "a kernel takes {count} numbers of {dtype:?} and was given {} of {:?}",
+            tensor.elem_count(),
+            tensor.dtype()
+        )));
+    }
     if !tensor.is_contiguous() {
         return Err(Error::failed("a kernel needs tensors that are contiguous"));
     }
@@ -223,8 +276,8 @@ pub(super) fn fresh(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Res
 
 /// The same on `device`; what a copy is about to write counts as well.
 pub(super) fn fresh_on(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-    // SAFETY: the kernels or the copy that are given the tensor write all of it before anything reads it, on one
-    // stream.
+    // SAFETY: the kernels or the copy that are given the tensor write all of it before anything reads it: all are
+    // enqueued by this thread, on its stream.
     Ok(unsafe { Tensor::empty(shape, dtype, device) }?)
 }
 
@@ -236,4 +289,19 @@ pub(super) fn warps(rows: usize) -> [usize; 2] {
 /// Blocks of 256 threads with four numbers each.
 pub(super) fn fours(n: usize) -> [usize; 2] {
     [n.div_ceil(1024), 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_of_another_type_or_size_is_no_argument() {
+        let x = Tensor::zeros(4, DType::U8, &Device::Cpu).unwrap();
+        assert!(word(&Arg::U8(&x, 4)).is_ok());
+        for wrong in [Arg::F32(&x, 4), Arg::U32(&x, 4), Arg::Bf16(&x, 4), Arg::U8(&x, 5)] {
+            let error = word(&wrong).unwrap_err().to_string();
+            assert!(error.contains("was given 4 of U8"), "{error}");
+        }
+    }
 }

@@ -18,10 +18,10 @@ pub enum Targets {
 
 impl Targets {
     /// As the kernels' two arguments, of which one is null.
-    fn args(&self) -> [Arg<'_>; 2] {
+    fn args(&self, rows: usize, width: usize) -> [Arg<'_>; 2] {
         match self {
-            Self::Shares(shares) => [Arg::Tensor(shares), Arg::Null],
-            Self::Classes(classes) => [Arg::Null, Arg::Tensor(classes)],
+            Self::Shares(shares) => [Arg::F32(shares, rows * width), Arg::Null],
+            Self::Classes(classes) => [Arg::Null, Arg::U32(classes, rows)],
         }
     }
 }
@@ -52,13 +52,13 @@ impl Losses {
         };
         let row = || fresh(rows, DType::F32, &logits);
         let (loss, kept) = (row()?, [row()?, row()?, row()?]);
-        let [shares, classes] = targets.args();
-        let [max, sum, total] = kept.each_ref().map(Arg::Tensor);
+        let [shares, classes] = targets.args(rows, width);
+        let [max, sum, total] = kept.each_ref().map(|kept| Arg::F32(kept, rows));
         let args = [
-            Arg::Tensor(&logits),
+            Arg::F32(&logits, rows * width),
             shares,
             classes,
-            Arg::Tensor(&loss),
+            Arg::F32(&loss, rows),
             max,
             sum,
             total,
@@ -77,17 +77,17 @@ impl Losses {
         let (rows, width) = self.logits.dims2()?;
         let dloss = dloss.contiguous()?;
         let dx = fresh((rows, width), DType::F32, &self.logits)?;
-        let [shares, classes] = self.targets.args();
-        let [max, sum, total] = self.kept.each_ref().map(Arg::Tensor);
+        let [shares, classes] = self.targets.args(rows, width);
+        let [max, sum, total] = self.kept.each_ref().map(|kept| Arg::F32(kept, rows));
         let args = [
-            Arg::Tensor(&self.logits),
+            Arg::F32(&self.logits, rows * width),
             shares,
             classes,
-            Arg::Tensor(&dloss),
+            Arg::F32(&dloss, rows),
             max,
             sum,
             total,
-            Arg::Tensor(&dx),
+            Arg::F32(&dx, rows * width),
             Arg::Int(width),
             Arg::Float(1.0 / self.temperature),
         ];

@@ -10,6 +10,8 @@ pub mod activation;
 pub mod attention;
 pub mod batch_norm;
 #[cfg(test)]
+mod bf16_tests;
+#[cfg(test)]
 pub(crate) mod emulated;
 #[cfg_attr(
     not(feature = "cuda"),
@@ -29,6 +31,13 @@ use candle_core::{DType, Tensor};
 
 use crate::Result;
 use crate::engine::tape::Precision;
+
+/// Notes that this thread opened `device`. Candle enqueues on the stream of the thread that calls, so work on a device is
+/// in order as long as one thread does all of it; launches and copies of any other thread are refused.
+#[cfg(feature = "cuda")]
+pub fn owned_here(device: &candle_core::Device) {
+    launch::own(device);
+}
 
 /// Whether the kernels can take `x`: f32 on a GPU of a build with the feature `cuda`.
 pub fn fits(x: &Tensor) -> bool {

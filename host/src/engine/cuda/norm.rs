@@ -40,12 +40,12 @@ pub fn forward(
     let (mean, rstd) = (fresh(lead.as_slice(), DType::F32, &x)?, fresh(lead, DType::F32, &x)?);
     let kernel = if dtype == DType::BF16 { "norm_forward_bf16" } else { "norm_forward_f32" };
     let args = [
-        Arg::Tensor(&x),
-        Arg::optional(w.as_ref()),
-        Arg::optional(b.as_ref()),
-        Arg::Tensor(&y),
-        Arg::Tensor(&mean),
-        Arg::Tensor(&rstd),
+        Arg::F32(&x, rows * width),
+        Arg::optional(w.as_ref(), width),
+        Arg::optional(b.as_ref(), width),
+        Arg::in_type(dtype, &y, rows * width),
+        Arg::F32(&mean, rows),
+        Arg::F32(&rstd, rows),
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Float(eps),
@@ -71,12 +71,12 @@ pub fn grad_input(
     let w = w.map(Tensor::contiguous).transpose()?;
     let dx = fresh(x.shape(), DType::F32, &x)?;
     let args = [
-        Arg::Tensor(&x),
-        Arg::optional(w.as_ref()),
-        Arg::Tensor(mean),
-        Arg::Tensor(rstd),
-        Arg::Tensor(&dy),
-        Arg::Tensor(&dx),
+        Arg::F32(&x, rows * width),
+        Arg::optional(w.as_ref(), width),
+        Arg::F32(mean, rows),
+        Arg::F32(rstd, rows),
+        Arg::F32(&dy, rows * width),
+        Arg::F32(&dx, rows * width),
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Int(usize::from(centred)),
@@ -95,12 +95,12 @@ pub fn grad_affine(x: &Tensor, [mean, rstd]: [&Tensor; 2], dy: &Tensor) -> Resul
     let parts = rows.div_ceil(SPAN);
     let (dw, db) = (fresh((parts, width), DType::F32, &x)?, fresh((parts, width), DType::F32, &x)?);
     let args = [
-        Arg::Tensor(&x),
-        Arg::Tensor(mean),
-        Arg::Tensor(rstd),
-        Arg::Tensor(&dy),
-        Arg::Tensor(&dw),
-        Arg::Tensor(&db),
+        Arg::F32(&x, rows * width),
+        Arg::F32(mean, rows),
+        Arg::F32(rstd, rows),
+        Arg::F32(&dy, rows * width),
+        Arg::F32(&dw, parts * width),
+        Arg::F32(&db, parts * width),
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Int(SPAN),
@@ -125,8 +125,13 @@ fn sums(x: &Tensor, span: usize) -> Result<Tensor> {
     let parts = rows.div_ceil(span.max(1)).max(1);
     let shape = if parts == 1 { vec![width] } else { vec![parts, width] };
     let sums = fresh(shape, DType::F32, &x)?;
-    let args =
-        [Arg::Tensor(&x), Arg::Tensor(&sums), Arg::Int(rows), Arg::Int(width), Arg::Int(span)];
+    let args = [
+        Arg::F32(&x, rows * width),
+        Arg::F32(&sums, parts * width),
+        Arg::Int(rows),
+        Arg::Int(width),
+        Arg::Int(span),
+    ];
     launch("column_sums", [width.div_ceil(128), parts], 128).run(&x, &args)?;
     Ok(sums)
 }

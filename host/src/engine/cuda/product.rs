@@ -4,7 +4,7 @@ use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Device, Tensor};
 
 use super::activation::round;
-use super::launch::{address, fresh};
+use super::launch::{address, fresh, owned};
 use crate::{Error, Result};
 
 /// A stack of matrices in bf16, in memory row by row, perhaps of the transposed matrix.
@@ -59,12 +59,15 @@ pub(super) fn bf16(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let Device::Cuda(device) = c.device() else {
         return Err(Error::failed("cuBLAS multiplies on a GPU"));
     };
+    owned(device)?;
     let int = |n: usize| {
         i32::try_from(n).map_err(|_| Error::failed(format!("{n} is too large for cuBLAS")))
     };
     let (alpha, beta) = (1.0_f32, 0.0_f32);
     let (one, zero) = (std::ptr::from_ref(&alpha).cast(), std::ptr::from_ref(&beta).cast());
-    let [left, right, made] = [address(&b.tensor)?, address(&a.tensor)?, address(&c)?];
+    let left = address(&b.tensor, DType::BF16, batch * k * n)?;
+    let right = address(&a.tensor, DType::BF16, batch * m * k)?;
+    let made = address(&c, DType::F32, batch * m * n)?;
     let blas = device.cublas_handle();
     let half = sys::cudaDataType_t::CUDA_R_16BF;
     // cuBLAS counts by columns, so memory by rows is the transposed matrix to it: c^T = b^T a^T.

@@ -17,10 +17,10 @@ pub fn forward(x: &Tensor, gain: Option<&Tensor>, eps: f64) -> Result<[Tensor; 2
     let (rows, width) = sizes(&x);
     let (y, norms) = (fresh(x.shape(), DType::F32, &x)?, fresh(rows, DType::F32, &x)?);
     let args = [
-        Arg::Tensor(&x),
-        Arg::optional(gain),
-        Arg::Tensor(&y),
-        Arg::Tensor(&norms),
+        Arg::F32(&x, rows * width),
+        Arg::optional(gain, rows),
+        Arg::F32(&y, rows * width),
+        Arg::F32(&norms, rows),
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Float(eps),
@@ -44,12 +44,12 @@ pub fn backward(
     let (rows, width) = sizes(&x);
     let (dx, dgain) = (fresh(x.shape(), DType::F32, &x)?, fresh(rows, DType::F32, &x)?);
     let args = [
-        Arg::Tensor(&x),
-        Arg::optional(gain),
-        Arg::Tensor(norms),
-        Arg::Tensor(&dy),
-        Arg::Tensor(&dx),
-        Arg::Tensor(&dgain),
+        Arg::F32(&x, rows * width),
+        Arg::optional(gain, rows),
+        Arg::F32(norms, rows),
+        Arg::F32(&dy, rows * width),
+        Arg::F32(&dx, rows * width),
+        Arg::F32(&dgain, rows),
         Arg::Int(rows),
         Arg::Int(width),
         Arg::Float(eps),

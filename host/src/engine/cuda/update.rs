@@ -69,11 +69,12 @@ impl Table {
             if item.value.elem_count() != length {
                 return Err(Error::failed("a tensor and what updates it differ in shape"));
             }
-            table.value[i] = address(item.value)?;
-            table.gradient[i] = address(item.gradient)?;
+            let at = |tensor: &Tensor| address(tensor, DType::F32, length);
+            table.value[i] = at(item.value)?;
+            table.gradient[i] = at(item.gradient)?;
             let [first, second] = item.moments;
-            table.first[i] = first.map_or(Ok(0), address)?;
-            table.second[i] = second.map_or(Ok(0), address)?;
+            table.first[i] = first.map_or(Ok(0), at)?;
+            table.second[i] = second.map_or(Ok(0), at)?;
             table.length[i] = i32::try_from(length)
                 .map_err(|_| Error::failed(format!("a tensor of {length} numbers is too large")))?;
             table.first_block[i] = block;
@@ -106,11 +107,13 @@ pub fn squares(tensors: &[&Tensor]) -> Result<Tensor> {
             .map(|x| Item { value: x, gradient: x, moments: [None; 2], constants: [0.0; 3] })
             .collect();
         let table = Table::new(&items)?;
-        let parts = fresh(table.blocks().max(1), DType::F32, like)?;
+        let blocks = table.blocks().max(1);
+        let parts = fresh(blocks, DType::F32, like)?;
         let sums = squares.narrow(0, i * TENSORS, tensors.len())?;
-        table.launch("square_parts").run(like, &[Arg::Table(&table), Arg::Tensor(&parts)])?;
+        let [given, parts] = [Arg::Table(&table), Arg::F32(&parts, blocks)];
+        table.launch("square_parts").run(like, &[given, parts])?;
         Launch { grid: [tensors.len(), 1], threads: 32, ..table.launch("square_sums") }
-            .run(like, &[Arg::Table(&table), Arg::Tensor(&parts), Arg::Tensor(&sums)])?;
+            .run(like, &[given, parts, Arg::F32(&sums, tensors.len())])?;
     }
     Ok(squares)
 }
@@ -130,8 +133,8 @@ pub fn adamw(
         let factors = factors.narrow(0, i * TENSORS, items.len())?;
         let args = [
             Arg::Table(&table),
-            Arg::Tensor(&factors),
-            Arg::Tensor(gate),
+            Arg::F32(&factors, items.len()),
+            Arg::U8(gate, 1),
             Arg::Float(f64::from(beta1)),
             Arg::Float(f64::from(beta2)),
             Arg::Float(f64::from(eps)),
@@ -155,8 +158,9 @@ pub fn sgd(
         let table = Table::new(items)?;
         let factors = factors.narrow(0, i * TENSORS, items.len())?;
         let scales = scales.map(|all| all.narrow(0, i * TENSORS, items.len())).transpose()?;
-        let scales = Arg::optional(scales.as_ref());
-        let args = [Arg::Table(&table), Arg::Tensor(&factors), scales, Arg::Tensor(gate)];
+        let factors = Arg::F32(&factors, items.len());
+        let scales = Arg::optional(scales.as_ref(), items.len());
+        let args = [Arg::Table(&table), factors, scales, Arg::U8(gate, 1)];
         table.launch("sgd").run(items[0].value, &args)?;
     }
     Ok(())
@@ -171,7 +175,7 @@ pub fn average(items: &[Item<'_>], gate: &Tensor, [keep, take]: [f32; 2]) -> Res
         let table = Table::new(items)?;
         let args = [
             Arg::Table(&table),
-            Arg::Tensor(gate),
+            Arg::U8(gate, 1),
             Arg::Float(f64::from(keep)),
             Arg::Float(f64::from(take)),
         ];

@@ -1,7 +1,8 @@
 //! Copies to a GPU, which the host enqueues and does not wait for: the bytes pass through memory that the driver has pinned,
 //! where the copy finds them whenever the GPU comes to it. Batches go this way, and what ops make on the host.
 //!
-//! Copies share the stream of the kernels: they are in order with them, and don't run beside them.
+//! Copies share the stream of the kernels, which is that of the thread: they are in order with them, and don't run beside
+//! them.
 
 use candle_core::{Device, Tensor};
 
@@ -28,7 +29,7 @@ mod pinned {
     use candle_core::cuda_backend::cudarc::driver::{CudaEvent, PinnedHostSlice, result};
     use candle_core::{CpuStorage, CudaDevice, Device, DeviceLocation, Storage, Tensor};
 
-    use crate::engine::cuda::launch::{address, fresh_on};
+    use crate::engine::cuda::launch::{address, fresh_on, owned};
     use crate::{Error, Result};
 
     /// Bytes that this thread pins, at most, unless one tensor is larger.
@@ -67,7 +68,7 @@ mod pinned {
         let bytes = &bytes[layout.start_offset() * size..][..tensor.elem_count() * size];
         let to = Device::Cuda(device.clone());
         let made = fresh_on(tensor.shape(), tensor.dtype(), &to)?;
-        let address = address(&made)?;
+        let address = address(&made, tensor.dtype(), tensor.elem_count())?;
         BUFFERS.with_borrow_mut(|buffers| {
             let mut buffer = buffers.take(bytes.len(), device, to.location())?;
             buffer.send(bytes, address, device)?;
@@ -117,11 +118,12 @@ mod pinned {
         /// Enqueues the copy of `bytes` to `address` on the device.
         fn send(&mut self, bytes: &[u8], address: u64, device: &CudaDevice) -> Result<()> {
             self.wait()?;
+            owned(device)?;
             let stream = device.cuda_stream();
             let memory = &mut self.memory.as_mut_slice().map_err(failed)?[..bytes.len()];
             memory.copy_from_slice(bytes);
-            // SAFETY: the address is that of a fresh tensor of as many bytes, which is freed on the same stream and so
-            // after this; the memory is neither written nor freed before the event behind the copy.
+            // SAFETY: the address is that of a fresh tensor of as many bytes, which this thread frees, on the same stream
+            // (its own) and so after this; the memory is neither written nor freed before the event behind the copy.
             unsafe { result::memcpy_htod_async(address, memory, stream.cu_stream()) }
                 .map_err(failed)?;
             self.copied = Some(stream.record_event(None).map_err(failed)?);

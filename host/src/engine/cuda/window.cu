@@ -2,7 +2,7 @@
 // back again, and the largest of each. A frame of a sound is a pixel of a picture of one row.
 #include "kernel.cuh"
 
-// The sizes of a walk over windows; `Sizes` of window.rs has the same fields.
+// The sizes of a walk over windows; `Windows` of window.rs has the same fields.
 struct Windows {
   int height, width, channels, groups;
   int to_height, to_width;

@@ -38,6 +38,24 @@ pub struct Windows {
 
 const _: () = assert!(size_of::<Windows>() == 44);
 
+impl Windows {
+    /// Numbers of one picture.
+    fn numbers(&self) -> usize {
+        [self.height, self.width, self.channels].iter().map(|size| *size as usize).product()
+    }
+
+    /// Windows of one picture.
+    fn count(&self) -> usize {
+        self.to_height as usize * self.to_width as usize
+    }
+
+    /// Numbers of the windows of one picture.
+    fn taps(&self) -> usize {
+        let taps = self.kernel_height as usize * self.kernel_width as usize;
+        self.count() * taps * self.channels as usize
+    }
+}
+
 // SAFETY: the sizes are plain numbers in C's layout, and the kernels take them by value.
 #[cfg(feature = "cuda")]
 unsafe impl candle_core::cuda_backend::cudarc::driver::DeviceRepr for Windows {}
@@ -57,8 +75,8 @@ pub fn unfold(x: &Tensor, windows: &Windows, dtype: DType) -> Result<Tensor> {
     let n = columns.elem_count();
     let kernel = if dtype == DType::BF16 { "unfold_bf16" } else { "unfold_f32" };
     let args = [
-        Arg::Tensor(&x),
-        Arg::Tensor(&columns),
+        Arg::F32(&x, batch * windows.numbers()),
+        Arg::in_type(dtype, &columns, n),
         Arg::Windows(windows),
         Arg::Int(batch),
         Arg::Long(n),
@@ -76,8 +94,8 @@ pub fn fold(columns: &Tensor, windows: &Windows, batch: usize) -> Result<Tensor>
     let x = pictures(windows, batch, &columns)?;
     let n = x.elem_count();
     let args = [
-        Arg::Tensor(&columns),
-        Arg::Tensor(&x),
+        Arg::F32(&columns, batch * windows.taps()),
+        Arg::F32(&x, n),
         Arg::Windows(windows),
         Arg::Int(batch),
         Arg::Long(n),
@@ -97,9 +115,9 @@ pub fn largest(x: &Tensor, windows: &Windows) -> Result<[Tensor; 2]> {
     let (y, places) = (fresh(shape, DType::F32, &x)?, fresh(shape, DType::U32, &x)?);
     let n = y.elem_count();
     let args = [
-        Arg::Tensor(&x),
-        Arg::Tensor(&y),
-        Arg::Tensor(&places),
+        Arg::F32(&x, x.dims()[0] * windows.numbers()),
+        Arg::F32(&y, n),
+        Arg::U32(&places, n),
         Arg::Windows(windows),
         Arg::Long(n),
     ];
@@ -113,12 +131,13 @@ pub fn largest(x: &Tensor, windows: &Windows) -> Result<[Tensor; 2]> {
 /// As [`unfold`].
 pub fn largest_backward(dy: &Tensor, places: &Tensor, windows: &Windows) -> Result<Tensor> {
     let dy = dy.contiguous()?;
-    let dx = pictures(windows, dy.dims()[0], &dy)?;
-    let n = dx.elem_count();
+    let batch = dy.dims()[0];
+    let dx = pictures(windows, batch, &dy)?;
+    let (n, taken) = (dx.elem_count(), batch * windows.count() * windows.channels as usize);
     let args = [
-        Arg::Tensor(&dy),
-        Arg::Tensor(places),
-        Arg::Tensor(&dx),
+        Arg::F32(&dy, taken),
+        Arg::U32(places, taken),
+        Arg::F32(&dx, n),
         Arg::Windows(windows),
         Arg::Long(n),
     ];

@@ -22,7 +22,7 @@ pub fn forward(kind: Activation, x: &Tensor) -> Result<Tensor> {
         return cuda::activation::gelu(x, DType::F32);
     }
     Ok(match kind {
-        Activation::Relu => x.relu()?,
+        Activation::Relu => relu(x)?,
         Activation::Gelu => x.gelu_erf()?,
         Activation::Silu => (x * sigmoid(x)?)?,
         Activation::Tanh => x.tanh()?,
@@ -72,6 +72,14 @@ pub fn backward(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
 /// 1 / (1 + exp(-x)); exp overflows to infinity, whose inverse is the right 0.
 fn sigmoid(x: &Tensor) -> Result<Tensor> {
     Ok(x.neg()?.exp()?.affine(1.0, 1.0)?.recip()?)
+}
+
+/// max(x, 0); NaN stays NaN, which candle's own on a device makes 0.
+///
+/// # Errors
+/// None but the device's own.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.lt(0.0)?.where_cond(&x.zeros_like()?, x)?)
 }
 
 /// `min(max(x, low), high)`; NaN stays NaN, which a device's own minimum does not promise.

@@ -21,7 +21,7 @@ pub fn attention(
     // Two products forward; backward makes the scores again and has four more.
     let products = if tape.records(&[qkv]) { 7 } else { 2 };
     tape.count_flops(op, products * 2 * sizes.tokens * sizes.out_len());
-    if cuda::fits(qkv.value()) && cuda::attention::fits(sizes) {
+    if cuda::fits(qkv.value()) && cuda::attention::fits(sizes, tape.precision(), qkv.value()) {
         return fused(tape, op, (qkv, lengths), sizes, scale);
     }
     let counted = lengths.map(|lengths| Counted::new(lengths.value(), qkv.value(), sizes));

@@ -95,7 +95,7 @@ fn forward(
     if let Some(added) = added {
         y = (y + added)?;
     }
-    if relu { Ok(y.relu()?) } else { Ok(y) }
+    if relu { super::activation::relu(&y) } else { Ok(y) }
 }
 
 /// (x - mean) rstd.

@@ -291,6 +291,50 @@ fn an_index_out_of_range_makes_nan_where_nothing_may_be_read_back() {
 }
 
 #[test]
+fn targets_of_another_type_are_refused_wherever_they_run() {
+    for place in places() {
+        let held = |dtype, dims: &[usize]| {
+            let x = Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            Arg::Tensor(Var::constant(x.to_device(&place.device).unwrap()))
+        };
+        let logits = || held(DType::F32, &[2, 3]);
+        for (name, targets) in [
+            ("soft_cross_entropy", held(DType::U8, &[2, 3])),
+            ("cross_entropy", held(DType::U8, &[2])),
+        ] {
+            let args = [logits(), targets, Arg::Float(1.0)];
+            let run = |tape: &Tape| find(name, 1).unwrap().run(tape, &args).map(|_| ());
+            assert!(place.run(Precision::F32, run).is_err(), "`{name}` on {}", place.name);
+        }
+    }
+}
+
+#[test]
+fn nan_passes_through_max_with_0_wherever_it_runs() {
+    for place in places() {
+        for dtype in [DType::F64, DType::F32] {
+            let held = |t: candle_core::Result<Tensor>| {
+                let t = t.unwrap().to_dtype(dtype).unwrap().to_device(&place.device).unwrap();
+                Arg::Tensor(Var::constant(t))
+            };
+            let cpu = &Device::Cpu;
+            let x = held(Tensor::new(&[[f64::NAN, -1.0], [-2.0, 3.0]], cpu));
+            let (mean, var) =
+                (held(Tensor::zeros(2, dtype, cpu)), held(Tensor::ones(2, dtype, cpu)));
+            let none = Arg::None;
+            let normed = [x.clone(), none.clone(), none.clone(), mean, var, none, Arg::Float(0.0)];
+            for (name, args) in [("relu", &[x][..]), ("batch_norm_relu", &normed)] {
+                let run = |tape: &Tape| find(name, 1).unwrap().run(tape, args).unwrap();
+                let made = place.run(Precision::F32, run);
+                let made = storage::to_f64(made[0].value()).unwrap();
+                let at = (name, place.name, dtype);
+                assert!(made[0].is_nan() && made[1..] == [0.0, 0.0, 3.0], "{at:?}: {made:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn nan_is_the_largest_and_the_first_of_equals_is_found() {
     let tape = Tape::new(Precision::F32).portable_only();
     let nan = f64::NAN;

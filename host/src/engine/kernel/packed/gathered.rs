@@ -358,7 +358,8 @@ fn run(
     #[cfg(target_arch = "x86_64")]
     match (panels.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) | (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
-            return run_avx512((words, places), (panels, chunks), y);
+            // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16.
+            return unsafe { run_avx512((words, places), (panels, chunks), y) };
         }
         _ => {}
     }
@@ -380,8 +381,12 @@ fn run(
     }
 }
 
+/// [`run`] by the AVX-512 kernel.
+///
+/// # Safety
+/// See [`gathered_avx512::tiles`]; `bf16` where the panels are.
 #[cfg(target_arch = "x86_64")]
-fn run_avx512(
+unsafe fn run_avx512(
     (words, places): (&[u32], &[Place]),
     (panels, chunks): (&Panels<'_>, &[Chunk]),
     y: &mut [f32],
@@ -397,7 +402,8 @@ fn run_avx512(
                 columns: WIDTH.min(panels.n - panel * WIDTH),
                 adds: chunk.first > 0,
             };
-            gathered_avx512::tiles(panels.format == Format::Bf16, &tile, places, y);
+            // SAFETY: the caller promises what `tiles` asks for in this format.
+            unsafe { gathered_avx512::tiles(panels.format == Format::Bf16, &tile, places, y) };
         }
     }
 }

@@ -23,16 +23,18 @@ pub(super) struct Tile<'a> {
     pub(super) adds: bool,
 }
 
-/// Makes the columns of `tile` for every pixel of `places`. The caller found AVX-512, and AVX512-BF16 for
-/// `bf16`.
-pub(super) fn tiles(bf16: bool, tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
+/// Makes the columns of `tile` for every pixel of `places`.
+///
+/// # Safety
+/// The machine has AVX-512 (F, BW, VL, DQ) and, for `bf16`, AVX512-BF16.
+pub(super) unsafe fn tiles(bf16: bool, tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
     check(tile, places, c.len());
     for places in places.chunks(HEIGHT) {
         if bf16 {
-            // SAFETY: the caller found AVX512-BF16.
+            // SAFETY: the caller promises AVX512-BF16.
             unsafe { tile_bf16(tile, places, c) };
         } else {
-            // SAFETY: the caller found AVX-512.
+            // SAFETY: the caller promises AVX-512.
             unsafe { tile_f32(tile, places, c) };
         }
     }

@@ -262,10 +262,12 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accum
     #[cfg(target_arch = "x86_64")]
     match (a.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) => {
-            return vector::block::<true>(a, first, b, c, accumulate);
+            // SAFETY: `level` found AVX-512 and AVX512-BF16.
+            return unsafe { vector::block::<true>(a, first, b, c, accumulate) };
         }
         (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
-            return vector::block::<false>(a, first, b, c, accumulate);
+            // SAFETY: `level` found AVX-512.
+            return unsafe { vector::block::<false>(a, first, b, c, accumulate) };
         }
         _ => {}
     }

@@ -26,8 +26,11 @@ struct Tile<'a> {
     adds: bool,
 }
 
-/// Makes the rows of `c` from `first` on. The caller found AVX-512, and AVX512-BF16 for `BF16`.
-pub(super) fn block<const BF16: bool>(
+/// Makes the rows of `c` from `first` on.
+///
+/// # Safety
+/// The machine has AVX-512 (F, BW, VL, DQ) and, for `BF16`, AVX512-BF16.
+pub(super) unsafe fn block<const BF16: bool>(
     a: &Left<'_>,
     first: usize,
     b: &Panels<'_>,
@@ -59,10 +62,10 @@ pub(super) fn block<const BF16: bool>(
                 let c = &mut c[row * n + panel * WIDTH..];
                 let rows = HEIGHT.min(rows - row);
                 if BF16 {
-                    // SAFETY: the caller found AVX512-BF16.
+                    // SAFETY: the caller promises AVX512-BF16.
                     unsafe { tile_bf16(rows, &tile, c, n) };
                 } else {
-                    // SAFETY: the caller found AVX-512.
+                    // SAFETY: the caller promises AVX-512.
                     unsafe { tile_f32(rows, &tile, c, n) };
                 }
             }
