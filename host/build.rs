@@ -4,19 +4,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The files of kernels, without `.cu`.
-const FILES: [&str; 9] = [
-    "norm",
-    "activation",
-    "row",
-    "loss",
-    "update",
-    "attention",
-    "attention_bf16",
-    "window",
-    "batch_norm",
-];
-
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -30,13 +17,14 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     // PTX of an older GPU runs on a newer one; bf16 needs 8.0.
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
-    for file in FILES {
+    for path in kernels(sources) {
+        let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let run = Command::new(nvcc())
             .args(["--ptx", "-O3", "-std=c++17", "-arch"])
             .arg(format!("compute_{capability}"))
             .arg("-o")
             .arg(out.join(format!("{file}.ptx")))
-            .arg(sources.join(format!("{file}.cu")))
+            .arg(&path)
             .status();
         match run {
             Ok(status) if status.success() => {}
@@ -47,6 +35,13 @@ fn main() {
             ),
         }
     }
+}
+
+/// The `.cu` files of a folder.
+fn kernels(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the kernels lie beside the build script");
+    let paths = entries.map(|entry| entry.expect("a folder that can be read").path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "cu")).collect()
 }
 
 fn nvcc() -> PathBuf {

@@ -12,18 +12,6 @@ use libloading::Library;
 use super::launch::{Launch, Word};
 use crate::{Error, Result};
 
-const FILES: [&str; 9] = [
-    "norm",
-    "activation",
-    "row",
-    "loss",
-    "update",
-    "attention",
-    "attention_bf16",
-    "window",
-    "batch_norm",
-];
-
 /// How a message begins that tells of an error in a kernel, and not of what the machine lacks.
 pub(crate) const BROKEN: &str = "the kernels don't compile";
 
@@ -63,9 +51,8 @@ fn build(folder: &Path) -> std::result::Result<PathBuf, String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/cuda");
     let mut text = vec!["#include \"emulator.h\"".to_owned()];
     let mut entries = Vec::new();
-    for file in FILES {
-        text.push(format!("#include \"{file}.cu\""));
-        let path = sources.join(format!("{file}.cu"));
+    for path in files(&sources).map_err(|error| error.to_string())? {
+        text.push(format!("#include \"{}\"", path.display()));
         let source = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
         entries.extend(kernels(&source).iter().map(|kernel| format!("EMULATED({kernel})")));
     }
@@ -85,6 +72,15 @@ fn build(folder: &Path) -> std::result::Result<PathBuf, String> {
         return Err(format!("{BROKEN}: {}", String::from_utf8_lossy(&run.stderr)));
     }
     Ok(library)
+}
+
+/// The `.cu` files of a folder, by name.
+fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<std::io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    paths.sort();
+    Ok(paths)
 }
 
 /// The names of the kernels in `source`, those made by a macro with its arguments put in.

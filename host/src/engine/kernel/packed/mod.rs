@@ -153,15 +153,14 @@ pub struct Panels<'a> {
 impl Panels<'_> {
     /// From `x` `[k, n]`, row-major.
     pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
-        Self::packed(format, k, n, |words, first| {
-            let columns = (first, WIDTH.min(n - first));
+        Self::packed(format, [k, n], |words, columns, _| {
             pack::interleave::<WIDTH>(format, (words, 0), (&x[..k * n], n), columns);
         })
     }
 
     /// From `x` `[n, k]`, row-major: the transpose of `x`, as for a weight `[out, in]`.
     pub fn from_columns(format: Format, x: &[f32], n: usize, k: usize) -> Self {
-        Self::packed(format, k, n, |words, first| {
+        Self::packed(format, [k, n], |words, (first, _), _| {
             if k > 0 {
                 pack::columns(format, words, &x[first * k..], k);
             }
@@ -175,8 +174,9 @@ impl Panels<'_> {
         [k, n]: [usize; 2],
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
-        Self::made(format, [k, n], |words, (first, count), made| {
+        Self::packed(format, [k, n], |words, (first, count), made| {
             if k > 0 {
+                made.resize(k * WIDTH, 0.0);
                 let columns = &mut made[..count * k];
                 columns.chunks_exact_mut(k).zip(first..).for_each(|(room, at)| fill(at, room));
                 pack::columns(format, words, columns, k);
@@ -191,34 +191,24 @@ impl Panels<'_> {
         [k, n]: [usize; 2],
         fill: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) -> Self {
-        Self::made(format, [k, n], |words, (first, count), made| {
+        Self::packed(format, [k, n], |words, (first, count), made| {
+            made.resize(k * WIDTH, 0.0);
             fill(first, count, made);
-            pack::interleave::<WIDTH>(format, (words, 0), (made, WIDTH), (0, count));
+            pack::interleave::<WIDTH>(format, (words, 0), (made.as_slice(), WIDTH), (0, count));
         })
     }
 
-    /// Packs panel by panel; `fill` gets the words of a panel and its first column.
-    fn packed(format: Format, k: usize, n: usize, fill: impl Fn(&mut [u32], usize) + Sync) -> Self {
-        let height = format.words(k);
-        let mut words = vec![0; height * n.div_ceil(WIDTH) * WIDTH];
-        words.par_chunks_mut((height * WIDTH).max(1)).enumerate().for_each(|(panel, words)| {
-            fill(words, panel * WIDTH);
-        });
-        Self { words: Cow::Owned(words), format, k, n }
-    }
-
-    /// Packs panel by panel what `fill` makes in the cache; it gets the words of a panel, its first column and how many,
-    /// and room for 32 columns that one thread uses again and again.
-    fn made(
+    /// Packs panel by panel; `fill` gets the words of a panel, its first column and how many, and room that one thread
+    /// uses again and again.
+    fn packed(
         format: Format,
         [k, n]: [usize; 2],
-        fill: impl Fn(&mut [u32], (usize, usize), &mut [f32]) + Sync,
+        fill: impl Fn(&mut [u32], (usize, usize), &mut Vec<f32>) + Sync,
     ) -> Self {
         let height = format.words(k);
         let mut words = vec![0; height * n.div_ceil(WIDTH) * WIDTH];
         let panels = words.par_chunks_mut((height * WIDTH).max(1)).enumerate();
         panels.for_each_init(Vec::new, |room, (panel, words)| {
-            room.resize(k * WIDTH, 0.0);
             let first = panel * WIDTH;
             fill(words, (first, WIDTH.min(n - first)), room);
         });
