@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use pretext_tests::parity::Seen;
 use pretext_tests::reference::{Reference, difference};
-use pretext_tests::{Outcome, Workplace, claims};
+use pretext_tests::{Outcome, Workplace, claims, noise};
 
 use super::dino::{count, defined, number, step_recipe};
 
@@ -168,8 +168,11 @@ const TINY_BATCH: &str =
     "a batch is: `global_1.0.pixels` f32 [B, 3, 8, 8], `global_2.0.pixels` f32 [B, 3, 8, 8]";
 
 fn tiny_batch() -> Named {
-    let view = || Tensor::randn(0.0_f32, 1.0, (2, 3, 8, 8), &Device::Cpu).unwrap();
-    [1, 2].map(|v| (format!("global_{v}.0.pixels"), view())).into()
+    let view = |name: String| {
+        let pixels = noise(&name, (2, 3, 8, 8));
+        (name, pixels)
+    };
+    [1, 2].map(|v| view(format!("global_{v}.0.pixels"))).into()
 }
 
 fn tiny(place: &Workplace, words: &[&str]) -> Outcome {

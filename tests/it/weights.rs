@@ -16,7 +16,7 @@ use pretext::state::{State, StepVars};
 use pretext::weights::{Expected, fit, read};
 use pretext_tests::parity::{Claim, Seen};
 use pretext_tests::reference::{Reference, difference, elements, folder};
-use pretext_tests::{Outcome, Workplace, claims};
+use pretext_tests::{Outcome, Workplace, claims, noise};
 use serde_json::Value;
 
 claims! {
@@ -378,7 +378,7 @@ fn weights_that_do_not_fit_are_refused_with_what_to_set() {
 #[test]
 fn features_of_the_identity_are_the_vectors_themselves_with_labels_and_names() {
     let place = Workplace::new();
-    let vectors = Tensor::randn(0.0_f32, 1.0, (20, 5), &Device::Cpu).unwrap();
+    let vectors = noise("vectors", (20, 5));
     vectors.save_safetensors("x", place.path().join("v.safetensors")).unwrap();
     let words =
         ["train", "dino", "run=it", "data=v.safetensors", "modality=vector", "backbone=identity"];

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod fixture;
+pub mod noise;
 pub mod parity;
 pub mod reference;
 pub mod tree;
@@ -9,4 +10,5 @@ pub mod watched;
 
 pub use binary::{Outcome, Workplace, built, pretext};
 pub use fixture::fixture;
+pub use noise::noise;
 pub use watched::Watched;
