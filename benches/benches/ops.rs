@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use pretext::Result;
 use pretext::engine::ops::attention::attention;
-use pretext::engine::ops::gelu_linear::gelu_linear;
+use pretext::engine::ops::feed_forward::feed_forward;
 use pretext::engine::ops::linear::linear;
 use pretext::engine::ops::norm_linear::{Norm, norm_linear};
 use pretext::engine::ops::soft_cross_entropy::soft_cross_entropy;
@@ -85,11 +85,14 @@ fn products(criterion: &mut Criterion) -> Result<()> {
         })?;
     }
     group.finish();
-    let mut group = criterion.benchmark_group("gelu_linear");
-    let (inputs, work) = affine(HIDDEN, WIDTH)?;
+    let mut group = criterion.benchmark_group("feed_forward");
+    let ([x, w1, b1], first) = affine(WIDTH, HIDDEN)?;
+    let ([_, w2, b2], second) = affine(HIDDEN, WIDTH)?;
+    let inputs = [[x, w1, b1, w2, b2].as_slice(), &norm].concat();
     for precision in PRECISIONS {
-        both_ways(&mut group, precision, (&inputs, work), |tape, x| {
-            gelu_linear(tape, &x[0], &x[1], Some(&x[2]))
+        both_ways(&mut group, precision, (&inputs, first + second), |tape, x| {
+            let norm = Norm { weight: &x[5], bias: &x[6], eps: 1e-6 };
+            feed_forward(tape, &x[0], Some(norm), (&x[1], Some(&x[2])), (&x[3], Some(&x[4])))
         })?;
     }
     group.finish();

@@ -8,7 +8,7 @@ use super::transformer::Norm;
 use super::{Forward, Input, Module, input, select};
 use crate::Result;
 use crate::engine::Var;
-use crate::engine::ops::gelu_linear::gelu_linear;
+use crate::engine::ops::feed_forward::feed_forward;
 use crate::engine::ops::linear::linear;
 use crate::engine::ops::linear_gelu::linear_gelu;
 use crate::engine::ops::norm_linear;
@@ -49,10 +49,25 @@ impl Linear {
         norm_linear::norm_linear(forward.tape, x, norm, &forward.param(self.weight), bias.as_ref())
     }
 
-    /// GELU of `[..., in]` to `[..., out]`, in one.
-    pub fn apply_after_gelu(&self, forward: &Forward<'_>, x: &Var) -> Result<Var> {
-        let bias = self.bias.map(|id| forward.param(id));
-        gelu_linear(forward.tape, x, &forward.param(self.weight), bias.as_ref())
+    /// `[..., in]`, or its layer norm, by this map, GELU and `next`, in one.
+    pub fn apply_gelu_and(
+        &self,
+        forward: &Forward<'_>,
+        x: &Var,
+        norm: Option<&Norm>,
+        next: &Self,
+    ) -> Result<Var> {
+        let affine =
+            norm.map(|norm| (forward.param(norm.weight), forward.param(norm.bias), norm.eps));
+        let norm = affine.as_ref().map(|(weight, bias, eps)| norm_linear::Norm {
+            weight,
+            bias,
+            eps: *eps,
+        });
+        let [first, second] = [self, next]
+            .map(|map| (forward.param(map.weight), map.bias.map(|id| forward.param(id))));
+        let [first, second] = [&first, &second].map(|(weight, bias)| (weight, bias.as_ref()));
+        feed_forward(forward.tape, x, norm, first, second)
     }
 
     /// `[..., in]` to `[..., out]`, then GELU.

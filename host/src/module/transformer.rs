@@ -164,8 +164,8 @@ impl Block {
             _ => (x.clone(), mixed),
         };
         let x = self.branch(forward, &x, self.proj.apply(forward, &mixed)?, self.scale1)?;
-        let hidden = self.fc1.apply_normed(forward, &x, &self.norm2)?;
-        self.branch(forward, &x, self.fc2.apply_after_gelu(forward, &hidden)?, self.scale2)
+        let made = self.fc1.apply_gelu_and(forward, &x, Some(&self.norm2), &self.fc2)?;
+        self.branch(forward, &x, made, self.scale2)
     }
 
     fn branch(

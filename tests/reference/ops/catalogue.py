@@ -322,6 +322,16 @@ def norm_linear(draw):
     yield reference, [draw(2, 3, 4), draw(4), draw(4), draw(7, 4), None, 1e-5]
 
 
+@op("feed_forward")
+def feed_forward(draw):
+    def reference(x, g, c, w1, b1, w2, b2, eps):
+        n = x if g is None else F.layer_norm(x, x.shape[-1:], g, c, eps)
+        return F.linear(F.gelu(F.linear(n, w1, b1)), w2, b2)
+
+    yield reference, [draw(3, 5), draw(5), draw(5), draw(8, 5), draw(8), draw(4, 8), draw(4), 1e-6]
+    yield reference, [draw(2, 3, 4), None, None, draw(7, 4), draw(7), draw(4, 7), None, 1e-5]
+
+
 @op("weight_norm")
 def weight_norm(draw):
     def reference(v, g):

@@ -9,7 +9,7 @@ use super::threads::{self, Shared};
 use super::{Float, lanes};
 
 /// The most queries in a block, whose scores are held at once.
-const BLOCK: usize = 96;
+pub(super) const BLOCK: usize = 96;
 
 /// Rows of scores are padded to a multiple of it: a register of f32.
 const PAD: usize = 16;
@@ -44,35 +44,35 @@ impl Sizes {
     }
 
     /// From one token of the result to the next.
-    fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.heads * self.head_dim
     }
 
     /// Where the result of (sample, head) number `index` begins.
-    fn out_start(&self, index: usize) -> usize {
+    pub(super) fn out_start(&self, index: usize) -> usize {
         let (sample, head) = (index / self.heads, index % self.heads);
         sample * self.tokens * self.stride() + head * self.head_dim
     }
 
     /// Where its queries, keys and values begin.
-    fn qkv_starts(&self, index: usize) -> [usize; 3] {
+    pub(super) fn qkv_starts(&self, index: usize) -> [usize; 3] {
         let (sample, head) = (index / self.heads, index % self.heads);
         let start = sample * self.tokens * 3 * self.stride() + head * self.head_dim;
         [start, start + self.stride(), start + 2 * self.stride()]
     }
 
     /// Tokens, rounded up to whole registers.
-    fn padded(&self) -> usize {
+    pub(super) fn padded(&self) -> usize {
         self.tokens.next_multiple_of(PAD)
     }
 
     /// The same with fewer tokens: those of a padded sample that count.
-    fn shortened(self, tokens: usize) -> Self {
+    pub(super) fn shortened(self, tokens: usize) -> Self {
         Self { tokens, ..self }
     }
 
     /// Queries per block: blocks of nearly equal size, whole tiles of 6 rows.
-    fn block(&self) -> usize {
+    pub(super) fn block(&self) -> usize {
         let blocks = self.tokens.div_ceil(BLOCK).max(1);
         self.tokens.div_ceil(blocks).next_multiple_of(6).min(self.tokens)
     }
@@ -109,13 +109,32 @@ pub fn attention<T: Float>(
     scores: Scores<'_, T>,
     lse: &mut [T],
 ) -> Vec<T> {
+    forward_by::<T, ForwardSpace<T>>(qkv, sizes, scores, lse)
+}
+
+/// Scratch space of one thread that works out the result of one (sample, head) after another.
+pub(super) trait ForwardByHead<T> {
+    /// Room for heads of `sizes`.
+    fn new(sizes: Sizes) -> Self;
+
+    /// Works out the (sample, head) number `index`, of which as many tokens count as `lse` has places.
+    fn run(&mut self, qkv: &[T], sizes: (Sizes, T), index: usize, made: (&Shared<'_, T>, &mut [T]));
+}
+
+/// [`attention`], by the products of `S`.
+pub(super) fn forward_by<T: Float, S: ForwardByHead<T>>(
+    qkv: &[T],
+    sizes: Sizes,
+    scores: Scores<'_, T>,
+    lse: &mut [T],
+) -> Vec<T> {
     assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
     assert_eq!(lse.len(), sizes.lse_len(), "lse is [B, H, N]");
     let lse = Shared::new(lse);
     put_heads(sizes.out_len(), scores, |out| {
         threads::for_each(
             sizes.batch * sizes.heads,
-            || ForwardSpace::new(sizes),
+            || S::new(sizes),
             |space, index| {
                 let tokens = scores.tokens(sizes, index);
                 // SAFETY: each index has rows of its own.
@@ -156,7 +175,7 @@ struct ForwardSpace<T> {
     out: Vec<T>,
 }
 
-impl<T: Float> ForwardSpace<T> {
+impl<T: Float> ForwardByHead<T> for ForwardSpace<T> {
     fn new(sizes: Sizes) -> Self {
         let (d, padded) = (sizes.head_dim, sizes.padded());
         Self {
@@ -166,7 +185,6 @@ impl<T: Float> ForwardSpace<T> {
         }
     }
 
-    /// Works out the (sample, head) number `index`, of which as many tokens count as `lse` has places.
     fn run(
         &mut self,
         qkv: &[T],
@@ -187,14 +205,19 @@ impl<T: Float> ForwardSpace<T> {
             let product = sizes.scores(rows);
             T::block_product(queries, &self.keys, &product, &mut self.scores);
             let scores = &mut self.scores[..rows * padded];
-            dispatch(Exponentials { scores, padded, tokens, scale, lse });
+            exponentials(scores, (padded, tokens), scale, lse);
             let chances = Left { data: &self.scores, row_stride: padded, inner_stride: 1 };
             T::block_product(chances, &qkv[v..], &sizes.mixture(rows, stride), &mut self.out);
-            for (i, from) in self.out.chunks_exact(d).take(rows).enumerate() {
-                // SAFETY: each index has a place of its own in the row of each token.
-                unsafe { out.put(start + (first + i) * sizes.stride(), from) };
-            }
+            put_rows(&self.out[..rows * d], (out, start + first * sizes.stride()), sizes);
         }
+    }
+}
+
+/// Puts `rows` `[n, d]` into the rows of as many tokens, of which the first has its place at `start`.
+pub(super) fn put_rows<T: Float>(rows: &[T], (out, start): (&Shared<'_, T>, usize), sizes: Sizes) {
+    for (i, from) in rows.chunks_exact(sizes.head_dim.max(1)).enumerate() {
+        // SAFETY: each (sample, head) has a place of its own in the row of each token.
+        unsafe { out.put(start + i * sizes.stride(), from) };
     }
 }
 
@@ -231,7 +254,16 @@ impl Sizes {
     }
 }
 
-/// Turns each row of scores into probabilities and keeps its log sum exp.
+/// Turns each row of scores, `padded` long, of which `tokens` count, into probabilities and keeps its log sum exp.
+pub(super) fn exponentials<T: Float>(
+    scores: &mut [T],
+    (padded, tokens): (usize, usize),
+    scale: T,
+    lse: &mut [T],
+) {
+    dispatch(Exponentials { scores, padded, tokens, scale, lse });
+}
+
 struct Exponentials<'a, T> {
     scores: &'a mut [T],
     padded: usize,
@@ -297,6 +329,27 @@ pub fn attention_backward<T: Float>(
     sizes: Sizes,
     scores: Scores<'_, T>,
 ) -> Vec<T> {
+    backward_by::<T, BackwardSpace<T>>(backward, sizes, scores)
+}
+
+/// Scratch space of one thread that works out the gradients of one (sample, head) after another.
+pub(super) trait BackwardByHead<T> {
+    /// Room for heads of `sizes`.
+    fn new(sizes: Sizes) -> Self;
+
+    /// Works out the gradients of (sample, head) number `index`, of which so many tokens count.
+    fn run(&mut self, backward: &Backward<'_, T>, sizes: (Sizes, usize), scale: T, index: usize);
+
+    /// The gradients of queries, keys and values that were worked out last: `[N, d]` each.
+    fn gradients(&self) -> &[Vec<T>; 3];
+}
+
+/// [`attention_backward`], by the products of `S`.
+pub(super) fn backward_by<T: Float, S: BackwardByHead<T>>(
+    backward: Backward<'_, T>,
+    sizes: Sizes,
+    scores: Scores<'_, T>,
+) -> Vec<T> {
     let Backward { qkv, lse, dout } = backward;
     assert_eq!(qkv.len(), sizes.qkv_len(), "qkv is [B, N, 3, H, d]");
     assert_eq!(dout.len(), sizes.out_len(), "the result is [B, N, H d]");
@@ -304,14 +357,14 @@ pub fn attention_backward<T: Float>(
     put_heads(sizes.qkv_len(), scores, |dqkv| {
         threads::for_each(
             sizes.batch * sizes.heads,
-            || BackwardSpace::new(sizes),
+            || S::new(sizes),
             |space, index| {
                 let tokens = scores.tokens(sizes, index);
                 if tokens == 0 {
                     return;
                 }
                 space.run(&backward, (sizes, tokens), scores.scale, index);
-                for (start, from) in sizes.qkv_starts(index).into_iter().zip(&space.gradients) {
+                for (start, from) in sizes.qkv_starts(index).into_iter().zip(space.gradients()) {
                     for (i, from) in from.chunks_exact(sizes.head_dim).take(tokens).enumerate() {
                         // SAFETY: each index has a place of its own in the row of each token.
                         unsafe { dqkv.put(start + i * 3 * sizes.stride(), from) };
@@ -332,7 +385,7 @@ struct BackwardSpace<T> {
     gradients: [Vec<T>; 3],
 }
 
-impl<T: Float> BackwardSpace<T> {
+impl<T: Float> BackwardByHead<T> for BackwardSpace<T> {
     fn new(sizes: Sizes) -> Self {
         let (d, padded) = (sizes.head_dim, sizes.padded());
         let zeros = |len| vec![T::ZERO; len];
@@ -343,7 +396,10 @@ impl<T: Float> BackwardSpace<T> {
         }
     }
 
-    /// Works out the gradients of (sample, head) number `index`, of which so many tokens count.
+    fn gradients(&self) -> &[Vec<T>; 3] {
+        &self.gradients
+    }
+
     fn run(
         &mut self,
         backward: &Backward<'_, T>,
@@ -372,7 +428,7 @@ impl<T: Float> BackwardSpace<T> {
             T::block_product(by_rows(queries, stride), keys_across, &sizes.scores(rows), p);
             T::block_product(by_rows(dout, out_stride), values_across, &sizes.scores(rows), ds);
             let (p_rows, ds_rows) = (&mut p[..rows * padded], &mut ds[..rows * padded]);
-            dispatch(ScoreGradients { p: p_rows, ds: ds_rows, padded, tokens, scale, lse });
+            score_gradients(p_rows, ds_rows, (padded, tokens), scale, lse);
             T::block_product(by_columns(p), dout, &sizes.spread(rows, out_stride), dv);
             T::block_product(by_columns(ds), queries, &sizes.spread(rows, stride), dk);
             let mixture = sizes.mixture(rows, stride);
@@ -381,7 +437,18 @@ impl<T: Float> BackwardSpace<T> {
     }
 }
 
-/// Turns scores into probabilities `p`, and the gradients of those into the gradients of scores.
+/// Turns scores into probabilities `p`, and the gradients of those into the gradients of scores; rows are `padded` long,
+/// of which `tokens` count.
+pub(super) fn score_gradients<T: Float>(
+    p: &mut [T],
+    ds: &mut [T],
+    (padded, tokens): (usize, usize),
+    scale: T,
+    lse: &[T],
+) {
+    dispatch(ScoreGradients { p, ds, padded, tokens, scale, lse });
+}
+
 struct ScoreGradients<'a, T> {
     p: &'a mut [T],
     ds: &'a mut [T],

@@ -1,6 +1,7 @@
 //! Tests of attention against its formula in f64.
 
 use super::*;
+use crate::engine::kernel::packed::attention as packed;
 use crate::engine::kernel::testing::{assert_close, numbers, slope, to};
 
 fn naive(qkv: &[f64], sizes: Sizes, scale: f64) -> Vec<f64> {
@@ -113,4 +114,43 @@ fn scores_that_overflow_exp_still_mix_the_values() {
         // A log sum exp of 400 is known to 3e-5 in f32.
         assert_close(&got, &gradient::<f64>(&qkv, &[1.0, -1.0], sizes, 1.0), 1e-3);
     }
+}
+
+#[test]
+fn products_in_bf16_change_attention_and_its_gradient_by_their_rounding() {
+    for shape in [[1, 1, 1, 1], [2, 3, 2, 5], [3, 65, 2, 24], [1, 197, 2, 64], [2, 31, 1, 33]] {
+        let sizes = sizes(shape);
+        let (qkv, dout) = (numbers(9, sizes.qkv_len()), numbers(10, sizes.out_len()));
+        let (exact, _) = forward::<f64>(&qkv, sizes, 0.4);
+        let mut lse = vec![1.0; sizes.lse_len()];
+        let rounded: Vec<f32> = to(&qkv);
+        let out = packed::attention(&rounded, sizes, all(0.4), &mut lse);
+        assert_close(&out, &exact, 2e-2);
+        let backward = Backward { qkv: &rounded, lse: &lse, dout: &to::<f32>(&dout) };
+        let made = packed::attention_backward(backward, sizes, all(0.4));
+        assert_close(&made, &gradient::<f64>(&qkv, &dout, sizes, 0.4), 3e-2);
+    }
+}
+
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().map(|x| f64::from(*x)).collect()
+}
+
+#[test]
+fn tokens_that_do_not_count_are_left_alone_in_bf16_too() {
+    let sizes = sizes([2, 19, 2, 6]);
+    let (qkv, dout) = (numbers(11, sizes.qkv_len()), numbers(12, sizes.out_len()));
+    let (qkv, dout) = (to::<f32>(&qkv), to::<f32>(&dout));
+    let lengths = [17, 0];
+    let scores = Scores { scale: 0.4, lengths: Some(&lengths) };
+    let (mut lse, mut exact_lse) = (vec![0.0; sizes.lse_len()], vec![0.0; sizes.lse_len()]);
+    let out = packed::attention(&qkv, sizes, scores, &mut lse);
+    assert_close(&out, &wide(&attention(&qkv, sizes, scores, &mut exact_lse)), 2e-2);
+    let counted = lengths[0] as usize * sizes.stride();
+    assert!(out[..counted].iter().all(|x| *x != 0.0) && out[counted..].iter().all(|x| *x == 0.0));
+    let made =
+        packed::attention_backward(Backward { qkv: &qkv, lse: &lse, dout: &dout }, sizes, scores);
+    let exact = Backward { qkv: &qkv, lse: &exact_lse, dout: &dout };
+    assert_close(&made, &wide(&attention_backward(exact, sizes, scores)), 3e-2);
+    assert!(made[3 * counted..].iter().all(|x| *x == 0.0));
 }

@@ -5,7 +5,7 @@
 
 use super::Float;
 use super::packed::gathered::{self, Gather, Lattice, Pictures, padded};
-use super::packed::rows::Rows;
+use super::packed::rows::{Plain, Rows};
 use super::packed::{Format, Panels, WIDTH as PANEL, correlated, transposed};
 use super::threads;
 
@@ -137,7 +137,8 @@ pub fn grad_weight(format: Format, dy: &[f32], x: &[f32], conv: &Conv) -> Vec<f3
     }
     let n = taps * channels;
     let shape = transposed::Shape { k: conv.result.pixels(), m: conv.result.channels, n };
-    let (product, _) = transposed::product(format, dy, &Patches { x, conv }, shape);
+    let dy = Plain { x: dy, width: shape.m };
+    let product = transposed::product(format, &dy, &Patches { x, conv }, shape);
     if taps == 1 {
         return product;
     }

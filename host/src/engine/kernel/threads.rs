@@ -52,7 +52,7 @@ pub fn zeros<T: Float>(n: usize) -> Vec<T> {
 ///
 /// # Safety
 /// `body` puts every element, and takes no part of what it hasn't put.
-pub(super) unsafe fn put<T: Float>(n: usize, body: impl FnOnce(&Shared<'_, T>)) -> Vec<T> {
+pub(super) unsafe fn put<T: Copy>(n: usize, body: impl FnOnce(&Shared<'_, T>)) -> Vec<T> {
     let mut made = Vec::with_capacity(n);
     let room = &mut made.spare_capacity_mut()[..n];
     body(&Shared { start: room.as_mut_ptr().cast(), len: n, owner: PhantomData });

@@ -1,17 +1,18 @@
 //! `attention@1`: multi-head self-attention of packed queries, keys and values.
 
-use candle_core::WithDType;
+use candle_core::{DType, WithDType};
 
 use crate::engine::kernel::Float;
 use crate::engine::kernel::attention::{self as kernel, Scores, Sizes};
+use crate::engine::kernel::packed::attention as packed;
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
-use crate::engine::tape::{Tape, Var};
+use crate::engine::tape::{Precision, Tape, Var};
 use crate::engine::{portable, storage};
 use crate::{Error, Result, for_float};
 
 /// softmax(scale q k^T) v for every head of `qkv` `[B, N, 3 D]`, laid out as (3, heads, D / heads):
 /// `[B, N, D]`. A `scale` of 0 means 1 / sqrt(D / heads). No N x N tensor is kept: the backward pass
-/// makes the probabilities again from the log sum exp of each row.
+/// makes the probabilities again from the log sum exp of each row. In bf16 the operands of all products are rounded.
 ///
 /// # Errors
 /// When the shape is another, or D is no multiple of `heads`.
@@ -44,7 +45,20 @@ pub(super) fn self_attention(
     sizes: Sizes,
     scale: f64,
 ) -> Result<Var> {
-    for_float!(qkv.dtype(), T => fused::<T>(tape, op, (qkv, lengths), sizes, scale))
+    if (qkv.dtype(), tape.precision()) == (DType::F32, Precision::Bf16) {
+        let kernels = Kernels { forward: packed::attention, backward: packed::attention_backward };
+        return fused::<f32>(tape, op, (qkv, lengths), (sizes, scale), kernels);
+    }
+    for_float!(qkv.dtype(), T => {
+        let kernels = Kernels { forward: kernel::attention, backward: kernel::attention_backward };
+        fused::<T>(tape, op, (qkv, lengths), (sizes, scale), kernels)
+    })
+}
+
+/// The kernels of one element type and precision.
+struct Kernels<T> {
+    forward: fn(&[T], Sizes, Scores<'_, T>, &mut [T]) -> Vec<T>,
+    backward: fn(kernel::Backward<'_, T>, Sizes, Scores<'_, T>) -> Vec<T>,
 }
 
 fn refuse(op: &str, qkv: &Var, heads: usize) -> Error {
@@ -56,15 +70,15 @@ fn fused<T: Float + WithDType>(
     tape: &Tape,
     op: &'static str,
     (qkv, lengths): (&Var, Option<Vec<u32>>),
-    sizes: Sizes,
-    scale: f64,
+    (sizes, scale): (Sizes, f64),
+    kernels: Kernels<T>,
 ) -> Result<Var> {
     let scale = <T as Float>::from_f64(scale);
     let (value, lse) = tape.timed(op, || -> Result<_> {
         let mut lse = vec![T::ZERO; sizes.lse_len()];
         let scores = Scores { scale, lengths: lengths.as_deref() };
         let out =
-            storage::read(qkv.value(), |qkv| kernel::attention(qkv, sizes, scores, &mut lse))?;
+            storage::read(qkv.value(), |qkv| (kernels.forward)(qkv, sizes, scores, &mut lse))?;
         let width = sizes.heads * sizes.head_dim;
         Ok((storage::tensor(out, (sizes.batch, sizes.tokens, width))?, lse))
     })?;
@@ -76,7 +90,7 @@ fn fused<T: Float + WithDType>(
         let scores = Scores { scale, lengths: lengths.as_deref() };
         let dqkv = storage::read_all([&saved, gradient.tensor()], |[qkv, dout]| {
             let backward = kernel::Backward { qkv, lse: &lse, dout };
-            kernel::attention_backward(backward, sizes, scores)
+            (kernels.backward)(backward, sizes, scores)
         })?;
         inputs.add(0, storage::tensor(dqkv, saved.dims())?)
     }))

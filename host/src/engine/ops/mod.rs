@@ -23,6 +23,7 @@ pub mod drop_path;
 pub mod dropout;
 pub mod equal;
 pub mod exp;
+pub mod feed_forward;
 pub mod gather_tokens;
 pub mod gelu;
 pub mod gelu_conv1d;

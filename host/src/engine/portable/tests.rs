@@ -248,6 +248,7 @@ fn products_with_operands_in_bf16_round_alike_wherever_they_run() {
         "linear",
         "linear_gelu",
         "gelu_linear",
+        "feed_forward",
         "norm_linear",
         "attention",
         "padded_attention",

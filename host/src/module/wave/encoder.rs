@@ -133,12 +133,11 @@ impl Block {
         };
         let mixed = dropped(f, self.out.apply(f, &mixed)?, shape.dropout)?;
         let x = self.norm.apply(f, &add(tape, x, &mixed)?)?;
-        let hidden = self.into.apply(f, &x)?;
         let made = if f.training && shape.activation_dropout > 0.0 {
-            let made = dropped(f, gelu(tape, &hidden)?, shape.activation_dropout)?;
-            self.back.apply(f, &made)?
+            let made = gelu(tape, &self.into.apply(f, &x)?)?;
+            self.back.apply(f, &dropped(f, made, shape.activation_dropout)?)?
         } else {
-            self.back.apply_after_gelu(f, &hidden)?
+            self.into.apply_gelu_and(f, &x, None, &self.back)?
         };
         let made = dropped(f, made, shape.dropout)?;
         self.final_norm.apply(f, &add(tape, &x, &made)?)

@@ -11,14 +11,15 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::activation::{self, Activation};
 use super::dispatch::{Level, level};
 use super::matmul::Linear;
 use super::threads;
 use rows::{Plain, Rows};
 
+pub mod attention;
 pub mod conv1d;
 pub mod correlated;
+pub mod feed_forward;
 pub mod gathered;
 #[cfg(target_arch = "x86_64")]
 mod gathered_avx512;
@@ -105,6 +106,12 @@ impl<'a> Left<'a> {
         Self { words, format, rows, k, tiled: false, stride: format.words(k) }
     }
 
+    /// From the words of `rows` rows of `k` numbers.
+    fn from_words(format: Format, words: &'a [u32], rows: usize, k: usize) -> Self {
+        let words = Cow::Borrowed(words);
+        Self { words, format, rows, k, tiled: false, stride: format.words(k) }
+    }
+
     /// From `x` `[k, rows]`, row-major: the transpose of `x`.
     pub fn from_columns(format: Format, x: &[f32], k: usize, rows: usize) -> Self {
         let height = format.words(k);
@@ -162,7 +169,7 @@ impl Panels<'_> {
     pub fn from_columns(format: Format, x: &[f32], n: usize, k: usize) -> Self {
         Self::packed(format, [k, n], |words, (first, _), _| {
             if k > 0 {
-                pack::columns(format, words, &x[first * k..], k);
+                pack::columns(format, words, (&x[first * k..n * k], k), k);
             }
         })
     }
@@ -179,7 +186,7 @@ impl Panels<'_> {
                 made.resize(k * WIDTH, 0.0);
                 let columns = &mut made[..count * k];
                 columns.chunks_exact_mut(k).zip(first..).for_each(|(room, at)| fill(at, room));
-                pack::columns(format, words, columns, k);
+                pack::columns(format, words, (columns, k), k);
             }
         })
     }
@@ -279,15 +286,7 @@ pub fn rows_by_panels(
     assert_eq!(x.width(), b.k, "shapes of a matrix product");
     threads::made((rows * b.n, TASK * b.n), Space::default, |space: &mut Space, task, y| {
         let (first, rows) = (task * TASK, y.len() / b.n);
-        let (x, words) = space.rows(x, first, rows);
-        let words = match b.format {
-            Format::F32 => bytemuck::cast_slice(x),
-            Format::Bf16 => round_rows(x, b.k, words),
-        };
-        let (format, k) = (b.format, b.k);
-        let stride = format.words(k);
-        let a = Left { words: Cow::Borrowed(words), format, rows, k, tiled: false, stride };
-        multiply(&a, 0, b, y, false);
+        multiply(&space.left(b.format, x, first, rows), 0, b, y, false);
         finish(first, y);
     })
 }
@@ -300,6 +299,22 @@ struct Space {
 }
 
 impl Space {
+    /// `count` rows from `first` on as a left operand.
+    fn left<'a>(
+        &'a mut self,
+        format: Format,
+        x: &'a impl Rows,
+        first: usize,
+        count: usize,
+    ) -> Left<'a> {
+        let (rows, words) = self.rows(x, first, count);
+        let words = match format {
+            Format::F32 => bytemuck::cast_slice(rows),
+            Format::Bf16 => round_rows(rows, x.width(), words),
+        };
+        Left::from_words(format, words, count, x.width())
+    }
+
     /// `count` rows from `first` on, and room for words.
     fn rows<'a>(
         &'a mut self,
@@ -369,17 +384,5 @@ pub fn linear_grad_weight<const BF16: bool>(
 ) -> (Vec<f32>, Vec<f32>) {
     let Linear { rows, inputs, outputs } = sizes;
     let shape = transposed::Shape { k: rows, m: outputs, n: inputs };
-    transposed::product(Format::of(BF16), dy, x, shape)
-}
-
-/// The gradient through `gelu(h) w^T` to `h` from `dy`: GELU's slope is taken while the rows are in the
-/// cache.
-///
-/// # Panics
-/// When a slice is too short.
-pub fn grad_gelu<const BF16: bool>(dy: &[f32], w: &[f32], h: &[f32], sizes: Linear) -> Vec<f32> {
-    linear_grad_input::<BF16>(dy, w, sizes, |first, piece| {
-        let h = &h[first * sizes.inputs..][..piece.len()];
-        activation::backward_on_one_thread(Activation::Gelu, h, piece);
-    })
+    transposed::product_and_sums(Format::of(BF16), dy, x, shape)
 }

@@ -19,10 +19,24 @@ pub fn grad_norm<const BF16: bool>(
     normed: &Normed<'_>,
     sizes: Linear,
 ) -> NormGradients {
-    let width = sizes.inputs;
-    let mut partials = vec![0.0; sizes.rows.div_ceil(TASK) * 2 * width];
+    turned(normed, sizes.rows, |finish| linear_grad_input::<BF16>(dy, w, sizes, finish))
+}
+
+/// Turns the gradient of a norm's output into that of its input, for a piece of [`TASK`] rows that begins at a
+/// number of its own.
+pub type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync + 'a);
+
+/// The gradients from what `product` makes: it gives the gradient to the norm's output, `[rows, D]`, and calls
+/// [`Finish`] once for every piece of it.
+pub fn turned(
+    normed: &Normed<'_>,
+    rows: usize,
+    product: impl FnOnce(Finish<'_>) -> Vec<f32>,
+) -> NormGradients {
+    let width = normed.weight.len();
+    let mut partials = vec![0.0; rows.div_ceil(TASK) * 2 * width];
     let shared = Shared::new(&mut partials);
-    let dx = linear_grad_input::<BF16>(dy, w, sizes, |first, piece| {
+    let dx = product(&|first, piece| {
         // SAFETY: every piece has a number of its own, and sums of its own with it.
         let sums = unsafe { shared.part(first / TASK * 2 * width, 2 * width) };
         let (dweight, dbias) = sums.split_at_mut(width);

@@ -35,6 +35,59 @@ pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
     }
 }
 
+/// Writes a row's words.
+pub(super) fn write_row(format: Format, words: &mut [u32], x: &[f32]) {
+    match format {
+        Format::F32 => words.copy_from_slice(bytemuck::cast_slice(x)),
+        Format::Bf16 => round_row(words, x),
+    }
+}
+
+/// Reads a row from its words.
+pub(super) fn read_row(format: Format, words: &[u32], x: &mut [f32]) {
+    match format {
+        Format::F32 => x.copy_from_slice(bytemuck::cast_slice(words)),
+        Format::Bf16 => unpack(words, x),
+    }
+}
+
+/// The numbers of words of two.
+fn unpack(words: &[u32], x: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512Bf16 {
+        // SAFETY: the level was found.
+        unsafe { pack_avx512::unpack(words, x) };
+        return;
+    }
+    for (x, word) in x.chunks_mut(2).zip(words) {
+        for (at, x) in x.iter_mut().enumerate() {
+            *x = super::element(Format::Bf16, *word, at);
+        }
+    }
+}
+
+/// As [`interleave`] with bf16 words, from rows of `stride` words of two neighbours, from an even column on.
+pub(super) fn interleave_pairs<const N: usize>(
+    (words, step): (&mut [u32], usize),
+    (x, stride): (&[u32], usize),
+    (first, columns): (usize, usize),
+) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512Bf16 {
+        // SAFETY: the level was found.
+        unsafe { pack_avx512::interleave_pairs::<N>((words, step), (x, stride), (first, columns)) };
+        return;
+    }
+    let half = |row: &[u32], at: usize| row.get(at / 2).map_or(0, |w| w >> (at % 2 * 16) & 0xFFFF);
+    for (at, rows) in x.chunks((2 * stride).max(1)).enumerate() {
+        let (low, high) = rows.split_at(stride.min(rows.len()));
+        for column in 0..columns {
+            let word = half(low, first + column) | (half(high, first + column) << 16);
+            words[column / N * step + at * N + column % N] = word;
+        }
+    }
+}
+
 /// Fills tiles of `words`, which begin `step` words apart, with `columns` columns of `x` (rows of `stride` numbers), from
 /// column `first` on: `N` of them a tile, a group of `N` words for each row or pair of rows.
 ///
@@ -71,24 +124,24 @@ pub(super) fn interleave<const N: usize>(
     }
 }
 
-/// Fills a panel's words with the rows of `x` (`k` numbers each, at most 32 rows) as columns.
-pub(super) fn columns(format: Format, words: &mut [u32], x: &[f32], k: usize) {
+/// Fills a panel's words with rows of `x` as columns: at most 32 rows of `k` numbers, `stride` apart.
+pub(super) fn columns(format: Format, words: &mut [u32], (x, stride): (&[f32], usize), k: usize) {
     #[cfg(target_arch = "x86_64")]
     match (format, level()) {
         (Format::Bf16, Level::Avx512Bf16) => {
             // SAFETY: the level was found.
-            unsafe { pack_avx512::columns_bf16(words, x, k) };
+            unsafe { pack_avx512::columns_bf16(words, (x, stride), k) };
             return;
         }
         (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
             // SAFETY: the level was found.
-            unsafe { pack_avx512::columns_f32(words, x, k) };
+            unsafe { pack_avx512::columns_f32(words, (x, stride), k) };
             return;
         }
         _ => {}
     }
-    for (j, x) in x.chunks(k).take(WIDTH).enumerate() {
-        for (at, x) in x.chunks(format.group()).enumerate() {
+    for (j, x) in x.chunks(stride).take(WIDTH).enumerate() {
+        for (at, x) in x[..k].chunks(format.group()).enumerate() {
             words[at * WIDTH + j] = match format {
                 Format::F32 => x[0].to_bits(),
                 Format::Bf16 => pair(x[0], x.get(1).copied().unwrap_or(0.0)),

@@ -1,10 +1,10 @@
-//! Where the rows of an operand come from: memory, or a norm or activation of what lies there.
+//! Where the rows of an operand come from: memory, or a norm of what lies there.
 //!
-//! A product takes such rows piece by piece, while they are in the cache, so that what a norm or GELU
-//! makes is never written to memory: the backward pass makes it again.
+//! A product takes such rows piece by piece, while they are in the cache, so that what a norm makes is
+//! never written to memory: the backward pass makes it again.
 
-use super::super::activation::{self, Activation};
 use super::super::norm;
+use super::{Format, pack};
 
 /// The rows of a left operand, `[rows, width]`.
 pub trait Rows: Sync {
@@ -13,6 +13,12 @@ pub trait Rows: Sync {
 
     /// `count` rows from `first` on, where they lie in memory as they are.
     fn borrow(&self, first: usize, count: usize) -> Option<&[f32]>;
+
+    /// `count` rows from `first` on, where they lie in memory as bf16, two neighbours in a word; an odd last number
+    /// is paired with 0.
+    fn borrow_pairs(&self, _first: usize, _count: usize) -> Option<&[u32]> {
+        None
+    }
 
     /// Makes the rows from `first` on that fill `out`.
     fn write(&self, first: usize, out: &mut [f32]);
@@ -73,26 +79,43 @@ impl Rows for Normed<'_> {
     }
 }
 
-/// GELU of rows.
-#[derive(Clone, Copy, Debug)]
-pub struct Gelued<'a> {
-    /// `[rows, width]`.
-    pub x: &'a [f32],
+/// Rows of words.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// What a word holds.
+    pub format: Format,
+    /// `rows` times as many words as a row of `width` numbers takes.
+    pub words: Vec<u32>,
     /// Numbers in a row.
     pub width: usize,
 }
 
-impl Rows for Gelued<'_> {
+impl Words {
+    /// The words of `count` rows from `first` on.
+    fn rows(&self, first: usize, count: usize) -> &[u32] {
+        let stride = self.format.words(self.width);
+        &self.words[first * stride..][..count * stride]
+    }
+}
+
+impl Rows for Words {
     fn width(&self) -> usize {
         self.width
     }
 
-    fn borrow(&self, _: usize, _: usize) -> Option<&[f32]> {
-        None
+    fn borrow(&self, first: usize, count: usize) -> Option<&[f32]> {
+        (self.format == Format::F32).then(|| bytemuck::cast_slice(self.rows(first, count)))
+    }
+
+    fn borrow_pairs(&self, first: usize, count: usize) -> Option<&[u32]> {
+        (self.format == Format::Bf16).then(|| self.rows(first, count))
     }
 
     fn write(&self, first: usize, out: &mut [f32]) {
-        let x = &self.x[first * self.width..][..out.len()];
-        activation::forward_on_one_thread(Activation::Gelu, x, out);
+        let count = out.len() / self.width.max(1);
+        let words = self.rows(first, count).chunks(self.format.words(self.width).max(1));
+        for (out, words) in out.chunks_mut(self.width.max(1)).zip(words) {
+            pack::read_row(self.format, words, out);
+        }
     }
 }

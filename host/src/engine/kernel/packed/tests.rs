@@ -104,12 +104,38 @@ fn a_transposed_product_sums_over_every_row_in_groups_or_at_once() {
             let sums = expected(format, &across, &b, (k, n));
             let shape = transposed::Shape { k, m, n };
             let (product, columns) =
-                transposed::product(format, &a, &Plain { x: &b, width: n }, shape);
+                transposed::product_and_sums(format, &a, &Plain { x: &b, width: n }, shape);
             assert_near(&product, &sums, k);
             let sums: Vec<f64> =
                 across.chunks(k).map(|row| row.iter().map(|x| f64::from(*x)).sum()).collect();
             assert_near(&columns, &sums, k);
+            let (a, b) = (words(format, &a, m), words(format, &b, n));
+            assert_eq!(transposed::product(format, &a, &b, shape), product);
         }
+    }
+}
+
+/// Rows of `width` numbers as words.
+fn words(format: Format, x: &[f32], width: usize) -> rows::Words {
+    let height = format.words(width);
+    let mut words = vec![0; x.len() / width * height];
+    for (words, row) in words.chunks_mut(height).zip(x.chunks(width)) {
+        pack::write_row(format, words, row);
+    }
+    rows::Words { format, words, width }
+}
+
+#[test]
+fn rows_come_back_from_their_words_as_they_were_rounded() {
+    for (format, width) in [(Format::F32, 5), (Format::Bf16, 1), (Format::Bf16, 37)] {
+        let x = numbers("a", 3 * width);
+        let mut read = vec![f32::NAN; 2 * width];
+        words(format, &x, width).write(1, &mut read);
+        let rounded = |x: &f32| match format {
+            Format::F32 => *x,
+            Format::Bf16 => f32::from_bits(round(*x) << 16),
+        };
+        assert_eq!(read, x[width..].iter().map(rounded).collect::<Vec<_>>());
     }
 }
 

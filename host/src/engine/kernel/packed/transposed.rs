@@ -11,11 +11,13 @@ use rayon::prelude::*;
 
 use super::super::dispatch::{Kernel, dispatch};
 use super::super::threads;
-use super::rows::Rows;
-use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH, multiply, pack};
+use super::pack::{interleave, interleave_pairs};
+use super::rows::{Plain, Rows};
+use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH, multiply};
 
-/// Rows of both operands in a block, by the width of a word.
-const BLOCK_WORDS: usize = 128;
+/// Rows of both operands in a block, by the width of a word. No power of two: tiles, which are filled side by side,
+/// would begin in the same lines of the cache.
+const BLOCK_WORDS: usize = 126;
 /// Pieces of work below which one more group of blocks is made.
 const PIECES: usize = 16;
 
@@ -38,7 +40,7 @@ const MADE: usize = 32;
 struct Space {
     left: Vec<u32>,
     right: Vec<u32>,
-    rows: Vec<f32>,
+    made: Vec<f32>,
 }
 
 /// Rows of the result, and sums of as many columns of `a`.
@@ -48,15 +50,38 @@ struct Piece {
     sums: Vec<f32>,
 }
 
+/// `a^T b`, `[m, n]`.
+///
+/// # Panics
+/// When an operand has another width than `shape`, or too few rows.
+pub fn product(format: Format, a: &impl Rows, b: &impl Rows, shape: Shape) -> Vec<f32> {
+    made(format, (a, b), shape, false).0
+}
+
 /// `a^T b`, `[m, n]`, and the sums of the columns of `a`, `[m]`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn product(format: Format, a: &[f32], b: &impl Rows, shape: Shape) -> (Vec<f32>, Vec<f32>) {
+pub fn product_and_sums(
+    format: Format,
+    a: &[f32],
+    b: &impl Rows,
+    shape: Shape,
+) -> (Vec<f32>, Vec<f32>) {
+    made(format, (&Plain { x: a, width: shape.m }, b), shape, true)
+}
+
+fn made(
+    format: Format,
+    (a, b): (&impl Rows, &impl Rows),
+    shape: Shape,
+    wants_sums: bool,
+) -> (Vec<f32>, Vec<f32>) {
     let Shape { k, m, n } = shape;
-    assert!(a.len() >= k * m && b.width() == n, "shapes of a product");
+    assert!(a.width() == m && b.width() == n, "shapes of a product");
+    let width = if wants_sums { m } else { 0 };
     if k == 0 || m * n == 0 {
-        return (vec![0.0; m * n], vec![0.0; m]);
+        return (vec![0.0; m * n], vec![0.0; width]);
     }
     let piece = 4 * TASK;
     let block = BLOCK_WORDS * format.group();
@@ -70,10 +95,10 @@ pub fn product(format: Format, a: &[f32], b: &impl Rows, shape: Shape) -> (Vec<f
         let range = (group * rows).min(k)..((group + 1) * rows).min(k);
         let wide = piece.min(m - i * piece);
         part.product = vec![0.0; wide * n];
-        part.sums = vec![0.0; wide];
+        part.sums = vec![0.0; if wants_sums { wide } else { 0 }];
         space.sum(format, (a, b), shape, (range, i * piece), part);
     });
-    let sums = (0..m)
+    let sums = (0..width)
         .map(|j| (0..groups).map(|group| parts[group * pieces + j / piece].sums[j % piece]).sum());
     let sums = sums.collect();
     if groups == 1 && pieces == 1 {
@@ -97,46 +122,54 @@ impl Space {
     fn sum(
         &mut self,
         format: Format,
-        (a, b): (&[f32], &impl Rows),
-        Shape { m, n, .. }: Shape,
+        (a, b): (&impl Rows, &impl Rows),
+        Shape { n, .. }: Shape,
         (range, first): (Range<usize>, usize),
         part: &mut Piece,
     ) {
-        let rows = part.sums.len();
+        let rows = part.product.len() / n;
         let block = BLOCK_WORDS * format.group();
         for start in range.clone().step_by(block) {
             let k = block.min(range.end - start);
             let words = format.words(k);
             self.left.resize(rows.div_ceil(HEIGHT) * HEIGHT * words, 0);
-            let source = &a[start * m..(start + k) * m];
+            self.right.resize(n.div_ceil(WIDTH) * WIDTH * words, 0);
+            let (range_of_block, made) = (start..start + k, &mut self.made);
             let left = (self.left.as_mut_slice(), HEIGHT * words);
-            pack::interleave::<HEIGHT>(format, left, (source, m), (first, rows));
-            dispatch(AddRows { rows: source, stride: m, first, sums: &mut part.sums });
-            self.pack_right(format, b, start..start + k);
+            pack::<HEIGHT>(format, left, (a, range_of_block.clone(), made), (first, rows));
+            if !part.sums.is_empty() {
+                let rows = a.borrow(start, k).expect("rows that are summed lie in memory");
+                dispatch(AddRows { rows, stride: a.width(), first, sums: &mut part.sums });
+            }
+            let right = (self.right.as_mut_slice(), WIDTH * words);
+            pack::<WIDTH>(format, right, (b, range_of_block, made), (0, n));
             let words = Cow::Borrowed(self.left.as_slice());
             let left = Left { words, format, rows, k, tiled: true, stride: 0 };
             let right = Panels { words: Cow::Borrowed(&self.right), format, k, n };
             multiply(&left, 0, &right, &mut part.product, start > range.start);
         }
     }
+}
 
-    /// The rows `range` of `b`, as panels.
-    fn pack_right(&mut self, format: Format, b: &impl Rows, range: Range<usize>) {
-        let (n, words) = (b.width(), format.words(range.len()));
-        self.right.resize(n.div_ceil(WIDTH) * WIDTH * words, 0);
-        let step = if b.borrow(range.start, range.len()).is_some() { range.len() } else { MADE };
-        for start in range.clone().step_by(step) {
-            let count = step.min(range.end - start);
-            let source = if let Some(rows) = b.borrow(start, count) {
-                rows
-            } else {
-                self.rows.resize(count * n, 0.0);
-                b.write(start, &mut self.rows);
-                &self.rows
-            };
-            let at = (start - range.start) / format.group() * WIDTH;
-            let right = (&mut self.right[at..], WIDTH * words);
-            pack::interleave::<WIDTH>(format, right, (source, n), (0, n));
+/// Packs columns of the rows `range` of `x` for the kernel, as [`interleave`] has it; `made` is room for rows.
+fn pack<const N: usize>(
+    format: Format,
+    (words, step): (&mut [u32], usize),
+    (x, range, made): (&impl Rows, Range<usize>, &mut Vec<f32>),
+    columns: (usize, usize),
+) {
+    let width = x.width();
+    if let (Format::Bf16, Some(rows)) = (format, x.borrow_pairs(range.start, range.len())) {
+        interleave_pairs::<N>((words, step), (rows, format.words(width)), columns);
+    } else if let Some(rows) = x.borrow(range.start, range.len()) {
+        interleave::<N>(format, (words, step), (rows, width), columns);
+    } else {
+        for start in range.clone().step_by(MADE) {
+            let count = MADE.min(range.end - start);
+            made.resize(count * width, 0.0);
+            x.write(start, made);
+            let at = (start - range.start) / format.group() * N;
+            interleave::<N>(format, (&mut words[at..], step), (made, width), columns);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::super::conv1d::Conv;
 use super::super::super::threads;
-use super::super::rows::Rows;
+use super::super::rows::{Plain, Rows};
 use super::super::{Cow, Format, HEIGHT, Left, Panels, WIDTH, multiply, pack, transposed};
 use super::Source;
 
@@ -50,7 +50,7 @@ pub(super) fn windows(format: Format, dy: &[f32], x: &[f32], conv: &Conv) -> Vec
             }
             Cow::Owned(part)
         };
-        dw.extend(transposed::product(format, &dy, &windows, shape).0);
+        dw.extend(transposed::product(format, &Plain { x: &dy, width: shape.m }, &windows, shape));
     }
     dw
 }

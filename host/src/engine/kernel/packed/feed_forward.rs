@@ -1,0 +1,200 @@
+//! Two affine maps with GELU between them, forward and backward, a few rows at a time.
+//!
+//! What lies between the maps is the widest of all that a transformer's block makes. Here it stays in the
+//! cache; only what GELU took, in words of the product's format (bf16 in half the memory), is written down for
+//! the backward pass, which makes GELU and its slope from it in one go.
+
+use super::super::dispatch::{Kernel, dispatch};
+use super::super::gelu;
+use super::super::threads::{self, Shared};
+use super::pack::{read_row, write_row};
+use super::rows::{Plain, Rows, Words};
+use super::{Format, Left, Panels, TASK, multiply, transposed};
+
+/// Sizes of both maps; none is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Rows of the input and of the result.
+    pub rows: usize,
+    /// Numbers in a row of the input.
+    pub inputs: usize,
+    /// Numbers between the maps.
+    pub hidden: usize,
+    /// Numbers in a row of the result.
+    pub outputs: usize,
+}
+
+/// `gelu(x w1^T + b1) w2^T + b2`.
+#[derive(Clone, Copy, Debug)]
+pub struct Maps<'a> {
+    /// `[hidden, inputs]`.
+    pub w1: &'a [f32],
+    /// `[hidden]`.
+    pub b1: Option<&'a [f32]>,
+    /// `[outputs, hidden]`.
+    pub w2: &'a [f32],
+    /// `[outputs]`.
+    pub b2: Option<&'a [f32]>,
+}
+
+/// Gradients of the maps.
+#[derive(Clone, Debug, Default)]
+pub struct Gradients {
+    /// `[hidden, inputs]`.
+    pub w1: Vec<f32>,
+    /// `[hidden]`.
+    pub b1: Vec<f32>,
+    /// `[outputs, hidden]`.
+    pub w2: Vec<f32>,
+    /// `[outputs]`.
+    pub b2: Vec<f32>,
+}
+
+/// Scratch space of one thread.
+#[derive(Default)]
+struct Space {
+    input: super::Space,
+    /// The rows between the maps.
+    hidden: Vec<f32>,
+    /// The same as words of the second product.
+    words: Vec<u32>,
+    /// One row of what GELU took.
+    before: Vec<f32>,
+}
+
+/// The result `[rows, outputs]`, and, where it `keeps` them, the words of what GELU took.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn forward(
+    format: Format,
+    x: &impl Rows,
+    maps: Maps<'_>,
+    sizes: Sizes,
+    keeps: bool,
+) -> (Vec<f32>, Vec<u32>) {
+    let Sizes { rows, inputs, hidden, outputs } = sizes;
+    let height = format.words(hidden);
+    let first = Panels::from_columns(format, maps.w1, hidden, inputs);
+    let second = Panels::from_columns(format, maps.w2, outputs, hidden);
+    let piece = |space: &mut Space, task: usize, y: &mut [f32], kept: &Shared<'_, u32>| {
+        let (at, count) = (task * TASK, y.len() / outputs);
+        space.hidden.resize(count * hidden, 0.0);
+        space.words.resize(count * height, 0);
+        multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
+        let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
+        for (row, (h, words)) in (at..).zip(rows) {
+            add(h, maps.b1);
+            if keeps {
+                write_row(format, words, h);
+                // SAFETY: every row of words is put once, by the piece it belongs to.
+                unsafe { kept.put(row * height, words) };
+            }
+            gelu::in_place(h);
+            write_row(format, words, h);
+        }
+        multiply(&Left::from_words(format, &space.words, count, hidden), 0, &second, y, false);
+        y.chunks_exact_mut(outputs).for_each(|y| add(y, maps.b2));
+    };
+    let mut y = Vec::new();
+    let all = if keeps { rows * height } else { 0 };
+    // SAFETY: the pieces put every row of words that there is room for.
+    let kept = unsafe {
+        threads::put(all, |kept| {
+            y = threads::made(
+                (rows * outputs, TASK * outputs),
+                Space::default,
+                |space, task, y| {
+                    piece(space, task, y, kept);
+                },
+            );
+        })
+    };
+    (y, kept)
+}
+
+/// The gradient to the rows of `x`, each piece of [`TASK`] rows `finish`ed, with the number of its first row,
+/// while it is in the cache; and those of the maps. `kept` is what [`forward`] kept.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn backward(
+    format: Format,
+    (dy, x, kept): (&[f32], &impl Rows, &[u32]),
+    maps: Maps<'_>,
+    sizes: Sizes,
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> (Vec<f32>, Gradients) {
+    let Sizes { rows, inputs, hidden, outputs } = sizes;
+    let height = format.words(hidden);
+    let second = Panels::from_rows(format, maps.w2, outputs, hidden);
+    let first = Panels::from_rows(format, maps.w1, hidden, inputs);
+    let dy_rows = Plain { x: dy, width: outputs };
+    let mut partials = vec![0.0; rows.div_ceil(TASK) * hidden];
+    let sums = Shared::new(&mut partials);
+    let piece = |space: &mut Space, task: usize, dx: &mut [f32], made: [&Shared<'_, u32>; 2]| {
+        let (at, count) = (task * TASK, dx.len() / inputs);
+        space.hidden.resize(count * hidden, 0.0);
+        space.words.resize(count * height, 0);
+        space.before.resize(hidden, 0.0);
+        let left = space.input.left(format, &dy_rows, at, count);
+        multiply(&left, 0, &second, &mut space.hidden, false);
+        // SAFETY: every piece has sums of its own.
+        let sums = unsafe { sums.part(task * hidden, hidden) };
+        let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
+        for (row, (dh, words)) in (at..).zip(rows) {
+            read_row(format, &kept[row * height..][..height], &mut space.before);
+            gelu::turn(&mut space.before, dh, sums);
+            write_row(format, words, &space.before);
+            // SAFETY: every row of words is put once, by the piece it belongs to.
+            unsafe { made[0].put(row * height, words) };
+            write_row(format, words, dh);
+            // SAFETY: as above.
+            unsafe { made[1].put(row * height, words) };
+        }
+        multiply(&Left::from_words(format, &space.words, count, hidden), 0, &first, dx, false);
+        finish(at, dx);
+    };
+    let (mut dx, mut dh) = (Vec::new(), Vec::new());
+    // SAFETY: the pieces put every row of both.
+    let activated = unsafe {
+        threads::put(rows * height, |activated| {
+            dh = threads::put(rows * height, |dh| {
+                let len = (rows * inputs, TASK * inputs);
+                dx = threads::made(len, Space::default, |space, task, dx| {
+                    piece(space, task, dx, [activated, dh]);
+                });
+            });
+        })
+    };
+    let mut b1 = vec![0.0; hidden];
+    threads::add_partial_sums(&partials, &mut b1);
+    let shape = |m, n| transposed::Shape { k: rows, m, n };
+    let w1 = {
+        let dh = Words { format, words: dh, width: hidden };
+        transposed::product(format, &dh, x, shape(hidden, inputs))
+    };
+    let activated = Words { format, words: activated, width: hidden };
+    let (w2, b2) = transposed::product_and_sums(format, dy, &activated, shape(outputs, hidden));
+    (dx, Gradients { w1, b1, w2, b2 })
+}
+
+fn add(row: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        dispatch(Add { row, bias });
+    }
+}
+
+struct Add<'a> {
+    row: &'a mut [f32],
+    bias: &'a [f32],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.row.iter_mut().zip(self.bias).for_each(|(y, b)| *y += b);
+    }
+}
