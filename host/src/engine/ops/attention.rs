@@ -55,10 +55,17 @@ pub(super) fn self_attention(
     })
 }
 
+/// Makes the result, and the log sum exp of each row of scores.
+type Forward<T> = fn(&[T], Sizes, Scores<'_, T>, &mut [T]) -> Vec<T>;
+
+/// Makes the gradient to the input.
+type Backward<T> = fn(kernel::Backward<'_, T>, Sizes, Scores<'_, T>) -> Vec<T>;
+
 /// The kernels of one element type and precision.
+#[derive(Clone, Copy)]
 struct Kernels<T> {
-    forward: fn(&[T], Sizes, Scores<'_, T>, &mut [T]) -> Vec<T>,
-    backward: fn(kernel::Backward<'_, T>, Sizes, Scores<'_, T>) -> Vec<T>,
+    forward: Forward<T>,
+    backward: Backward<T>,
 }
 
 fn refuse(op: &str, qkv: &Var, heads: usize) -> Error {

@@ -277,11 +277,9 @@ mod tests {
                 let made = run(DType::F32, precision, normed, hidden);
                 assert_eq!(made.len(), exact.len());
                 for (got, want) in made.iter().zip(&exact) {
-                    let scale = want.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
-                    for (got, want) in got.iter().zip(want) {
-                        let off = (got - want).abs();
-                        assert!(off < tolerance * scale, "{got} {want} {precision:?}");
-                    }
+                    let most = want.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
+                    let near = |(got, want): (&f64, &f64)| (got - want).abs() < tolerance * most;
+                    assert!(got.iter().zip(want).all(near), "{got:?} {want:?} {precision:?}");
                 }
             }
         }

@@ -156,17 +156,18 @@ pub fn backward(
         finish(at, dx);
     };
     let (mut dx, mut dh) = (Vec::new(), Vec::new());
-    // SAFETY: the pieces put every row of both.
-    let activated = unsafe {
-        threads::put(rows * height, |activated| {
-            dh = threads::put(rows * height, |dh| {
-                let len = (rows * inputs, TASK * inputs);
-                dx = threads::made(len, Space::default, |space, task, dx| {
-                    piece(space, task, dx, [activated, dh]);
-                });
-            });
-        })
+    let mut all = |activated: &Shared<'_, u32>, dh: &Shared<'_, u32>| {
+        let len = (rows * inputs, TASK * inputs);
+        dx = threads::made(len, Space::default, |space, task, dx| {
+            piece(space, task, dx, [activated, dh]);
+        });
     };
+    let outer = |activated: &Shared<'_, u32>| {
+        // SAFETY: the pieces put every row of it.
+        dh = unsafe { threads::put(rows * height, |dh| all(activated, dh)) };
+    };
+    // SAFETY: as above.
+    let activated = unsafe { threads::put(rows * height, outer) };
     let mut b1 = vec![0.0; hidden];
     threads::add_partial_sums(&partials, &mut b1);
     let shape = |m, n| transposed::Shape { k: rows, m, n };

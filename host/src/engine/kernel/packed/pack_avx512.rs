@@ -69,8 +69,9 @@ pub(super) fn unpack(words: &[u32], x: &mut [f32]) {
         // SAFETY: the chunk has 16 halves.
         let halves = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
         let numbers = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves));
+        let numbers = _mm512_castsi512_ps(numbers);
         // SAFETY: the chunk has room for 16 numbers.
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_castsi512_ps(numbers)) };
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), numbers) };
     }
     for (to, from) in rest.iter_mut().zip(last) {
         *to = f32::from_bits(u32::from(*from) << 16);
@@ -93,9 +94,11 @@ pub(super) fn interleave<const N: usize>(
         let (low, high) = rows.split_at(stride.min(rows.len()));
         let low = &low[first..][..columns];
         let high = high.get(first..first + columns);
-        // SAFETY: `spread_lines` asks for numbers of columns that exist.
-        let load = |row: &[f32], column: usize, lanes| unsafe {
-            _mm512_maskz_loadu_ps(lanes, row.as_ptr().add(column))
+        let load = |row: &[f32], column: usize, lanes| {
+            // SAFETY: `spread_lines` asks for columns that exist.
+            let from = unsafe { row.as_ptr().add(column) };
+            // SAFETY: as above; the mask leaves only such.
+            unsafe { _mm512_maskz_loadu_ps(lanes, from) }
         };
         let words = &mut words[at * N..];
         match high {
@@ -123,10 +126,11 @@ pub(super) fn interleave_pairs<const N: usize>(
         let low: &[u16] = &bytemuck::cast_slice(low)[first..][..columns];
         let high: Option<&[u16]> =
             (!high.is_empty()).then(|| &bytemuck::cast_slice(high)[first..][..columns]);
-        // SAFETY: `spread_lines` asks for halves of columns that exist.
-        let load = |row: &[u16], column: usize, lanes| unsafe {
-            let halves = _mm256_maskz_loadu_epi16(lanes, row.as_ptr().add(column).cast());
-            _mm512_cvtepu16_epi32(halves)
+        let load = |row: &[u16], column: usize, lanes| {
+            // SAFETY: `spread_lines` asks for columns that exist.
+            let from = unsafe { row.as_ptr().add(column) };
+            // SAFETY: as above; the mask leaves only such.
+            _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(lanes, from.cast()) })
         };
         let words = &mut words[at * N..];
         match high {
@@ -135,7 +139,8 @@ pub(super) fn interleave_pairs<const N: usize>(
                 _mm512_or_si512(load(low, column, lanes), high)
             }),
             None => {
-                spread_lines::<N>(words, step, columns, |column, lanes| load(low, column, lanes))
+                let read = |column, lanes| load(low, column, lanes);
+                spread_lines::<N>(words, step, columns, read);
             }
         }
     }
@@ -160,11 +165,10 @@ fn spread_lines<const N: usize>(
         for i in (0..N).step_by(LANES) {
             let lanes = mask(N - i);
             let made = read(tile * N + i, lanes);
-            // SAFETY: the assertion above holds this tile inside of the words, and the mask its end.
-            unsafe {
-                let to = words.as_mut_ptr().add(tile * step + i);
-                _mm512_mask_storeu_epi32(to.cast(), lanes, made);
-            }
+            // SAFETY: the assertion above holds this tile inside of the words.
+            let to = unsafe { words.as_mut_ptr().add(tile * step + i) };
+            // SAFETY: as above, and the mask keeps to the tile's end.
+            unsafe { _mm512_mask_storeu_epi32(to.cast(), lanes, made) };
         }
     }
     for i in (0..rest).step_by(LANES) {
