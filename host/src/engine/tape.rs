@@ -244,7 +244,16 @@ impl Tape {
         Var { value, node: Some(nodes.len() - 1) }
     }
 
-    /// Bytes of all recorded values: about what the tape keeps for the way back.
+    /// Counts `bytes` that an op keeps for the way back beside its inputs and its value, where it is recorded.
+    pub(super) fn keeps(&self, bytes: usize, recorded: bool) {
+        let bytes = bytes as u64;
+        self.computed_bytes.set(self.computed_bytes.get() + bytes);
+        if recorded {
+            self.recorded_bytes.set(self.recorded_bytes.get() + bytes);
+        }
+    }
+
+    /// Bytes of all recorded values and of what ops keep beside them: about what the tape keeps for the way back.
     pub fn recorded_bytes(&self) -> u64 {
         self.recorded_bytes.get()
     }

@@ -468,6 +468,8 @@ impl<T: Float> Kernel for ScoreGradients<'_, T> {
         for ((p, ds), lse) in rows.zip(self.lse) {
             // exp makes it 0; the scores of the padding itself could overflow.
             p[self.tokens..].fill(T::NEG_INFINITY);
+            // What products left there may be no number, which a probability of 0 would not silence.
+            ds[self.tokens..].fill(T::ZERO);
             let (p, ds) = (p.as_chunks_mut::<PAD>().0, ds.as_chunks_mut::<PAD>().0);
             let mut lanes = [T::ZERO; PAD];
             for (p, dp) in p.iter_mut().zip(ds.iter()) {

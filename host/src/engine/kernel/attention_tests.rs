@@ -154,3 +154,32 @@ fn tokens_that_do_not_count_are_left_alone_in_bf16_too() {
     assert_close(&made, &wide(&attention_backward(exact, sizes, scores)), 3e-2);
     assert!(made[3 * counted..].iter().all(|x| *x == 0.0));
 }
+
+#[test]
+fn an_infinite_value_of_one_sample_stays_its_own() {
+    let whole = sizes([6, 40, 1, 4]);
+    let lengths = [40, 7, 40, 17, 40, 2];
+    let each = whole.qkv_len() / lengths.len();
+    let mut qkv = to::<f32>(&numbers(13, whole.qkv_len()));
+    for sample in [0, 2, 4] {
+        qkv[sample * each + 8..][..4].fill(f32::INFINITY);
+    }
+    let dout = to::<f32>(&numbers(14, whole.out_len()));
+    let gradient = |qkv: &[f32], dout: &[f32], sizes: Sizes, lengths: &[u32], bf16: bool| {
+        let mut lse = vec![0.0; sizes.lse_len()];
+        let scores = Scores { scale: 0.4, lengths: Some(lengths) };
+        let forward = if bf16 { packed::attention } else { attention::<f32> };
+        forward(qkv, sizes, scores, &mut lse);
+        let backward = if bf16 { packed::attention_backward } else { attention_backward::<f32> };
+        backward(Backward { qkv, lse: &lse, dout }, sizes, scores)
+    };
+    let one = Sizes { batch: 1, ..whole };
+    for bf16 in [false, true] {
+        let together = gradient(&qkv, &dout, whole, &lengths, bf16);
+        for sample in [1, 3, 5] {
+            let (x, dy) = (&qkv[sample * each..][..each], &dout[sample * each / 3..][..each / 3]);
+            let alone = gradient(x, dy, one, &lengths[sample..=sample], bf16);
+            assert_eq!(&together[sample * each..][..each], alone, "sample {sample}, bf16 {bf16}");
+        }
+    }
+}

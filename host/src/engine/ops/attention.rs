@@ -15,7 +15,7 @@ use crate::{Error, Result, for_float};
 /// makes the probabilities again from the log sum exp of each row. In bf16 the operands of all products are rounded.
 ///
 /// # Errors
-/// When the shape is another, or D is no multiple of `heads`.
+/// When the shape is another, D is no multiple of `heads`, or the scale is below 0 or no number.
 pub fn attention(tape: &Tape, qkv: &Var, heads: usize, scale: f64) -> Result<Var> {
     let (sizes, scale) = sizes("attention", qkv, heads, scale)?;
     if tape.portable(qkv) {
@@ -29,8 +29,11 @@ pub(super) fn sizes(op: &str, qkv: &Var, heads: usize, scale: f64) -> Result<(Si
     let (&[batch, tokens, packed], true) = (qkv.dims(), heads > 0) else {
         return Err(refuse(op, qkv, heads));
     };
-    if packed % (3 * heads) != 0 {
+    let Some(0) = heads.checked_mul(3).map(|parts| packed % parts) else {
         return Err(refuse(op, qkv, heads));
+    };
+    if !(scale >= 0.0 && scale.is_finite()) {
+        return Err(Error::failed(format!("`{op}` needs a scale of 0 or above, got {scale}")));
     }
     let sizes = Sizes { batch, tokens, heads, head_dim: packed / (3 * heads) };
     let scale = if scale == 0.0 { 1.0 / (sizes.head_dim as f64).sqrt() } else { scale };
@@ -117,5 +120,25 @@ inventory::submit! {
             Sample::new(vec![sample_strided(stream, &[1, 3, 9]), Arg::Int(1), Arg::Float(0.3)]),
             Sample::new(vec![sample_tensor(stream, &[2, 1, 6]), Arg::Int(2), Arg::Float(1.0)]),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_do_not_divide_and_scales_below_zero_are_refused_by_name() {
+        let qkv = Var::constant(storage::tensor(vec![0.5_f32; 24], (1, 4, 6)).unwrap());
+        let run = |heads, scale| attention(&Tape::default(), &qkv, heads, scale);
+        assert!(run(2, 0.0).is_ok());
+        for heads in [0, 4, usize::MAX / 3 * 2 + 2] {
+            let error = run(heads, 0.0).unwrap_err().to_string();
+            assert!(error.starts_with("`attention` needs [B, N, 3 D]"), "{error}");
+        }
+        for scale in [-0.3, f64::NAN, f64::INFINITY] {
+            let error = run(2, scale).unwrap_err().to_string();
+            assert!(error.starts_with("`attention` needs a scale"), "{error}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::kernel::packed::Format;
 use crate::engine::kernel::packed::feed_forward::{
     Gradients as MapGradients, Maps, Sizes, backward, forward,
 };
-use crate::engine::kernel::packed::normed::turned;
+use crate::engine::kernel::packed::normed::{Finish, turned};
 use crate::engine::kernel::packed::rows::{Normed, Plain};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::storage;
@@ -52,13 +52,14 @@ pub fn feed_forward(
         eps: norm.map_or(0.0, |norm| norm.eps) as f32,
         given: tensors.map(|tensor| tensor.is_some()),
     };
-    let tensors = tensors.map(|tensor| tensor.unwrap_or(x).value().clone());
+    let tensors = tensors.map(|tensor| tensor.unwrap_or(w1).value().clone());
     let recorded = tape.records(&inputs);
     let (value, kept) = tape.timed("feed_forward", || call.forward(&tensors, recorded))?;
     let products = if recorded { 3 } else { 1 };
+    tape.keeps(rows * hidden * call.format().bytes(), recorded);
     tape.count_flops("feed_forward", products * 2 * rows * hidden * (sizes.inputs + outputs));
     Ok(tape.record("feed_forward", &inputs, value, move |gradient, inputs| {
-        call.backward(gradient.tensor(), &tensors, &kept, inputs)
+        call.backward(gradient.tensor(), &tensors, kept, inputs)
     }))
 }
 
@@ -142,7 +143,7 @@ impl Call {
         self,
         dy: &Tensor,
         tensors: &[Tensor; 7],
-        kept: &Kept,
+        Kept { statistics, words }: Kept,
         inputs: &mut Gradients<'_>,
     ) -> Result<()> {
         let (format, sizes) = (self.format(), self.sizes);
@@ -152,17 +153,18 @@ impl Call {
             let ([x, weight, bias, ..], maps) = (slices, self.maps(slices));
             if !self.given[NORM] {
                 let x = Plain { x, width: sizes.inputs };
-                let (dx, of_maps) = backward(format, (dy, &x, &kept.words), maps, sizes, |_, _| {});
+                let (dx, of_maps) = backward(format, (dy, &x, words), maps, sizes, |_, _| {});
                 return ((dx, Vec::new(), Vec::new()), of_maps);
             }
-            let (mean, rstd) = &kept.statistics;
+            let (mean, rstd) = &statistics;
             let x = Normed { x, mean, rstd, weight, bias };
             let mut of_maps = MapGradients::default();
-            let made = turned(&x, sizes.rows, |finish| {
-                let (dx, made) = backward(format, (dy, &x, &kept.words), maps, sizes, finish);
+            let product = |finish: Finish<'_>| {
+                let (dx, made) = backward(format, (dy, &x, words), maps, sizes, finish);
                 of_maps = made;
                 dx
-            });
+            };
+            let made = turned(&x, sizes.rows, product);
             (made, of_maps)
         })?;
         let (dx, dweight, dbias) = made;

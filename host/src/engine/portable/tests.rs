@@ -202,6 +202,10 @@ fn large() -> Vec<(&'static str, Sample)> {
         sample_tensor(stream, &[70]),
     );
     samples.push(("layer_norm", Sample::new(vec![x, w, b, Arg::Float(1e-6)])));
+    let [x, w1, w2] = [[97, 40], [70, 40], [33, 70]].map(|shape| sample_tensor(stream, &shape));
+    let (g, c) = (sample_tensor(stream, &[40]), sample_tensor(stream, &[40]));
+    let args = vec![x, g, c, w1, Arg::None, w2, Arg::None, Arg::Float(1e-6)];
+    samples.push(("feed_forward", Sample::new(args)));
     let logits = [sample_tensor(stream, &[3, 1500]), sample_tensor(stream, &[3, 1500])];
     let [logits, targets] = logits;
     let args = vec![logits, targets, Arg::Float(0.1)];

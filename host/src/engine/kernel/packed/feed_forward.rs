@@ -85,11 +85,13 @@ pub fn forward(
         let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
         for (row, (h, words)) in (at..).zip(rows) {
             add(h, maps.b1);
+            write_row(format, words, h);
             if keeps {
-                write_row(format, words, h);
                 // SAFETY: every row of words is put once, by the piece it belongs to.
                 unsafe { kept.put(row * height, words) };
             }
+            // GELU of what is kept, whose slope the backward pass takes.
+            read_row(format, words, h);
             gelu::in_place(h);
             write_row(format, words, h);
         }
@@ -114,13 +116,13 @@ pub fn forward(
 }
 
 /// The gradient to the rows of `x`, each piece of [`TASK`] rows `finish`ed, with the number of its first row,
-/// while it is in the cache; and those of the maps. `kept` is what [`forward`] kept.
+/// while it is in the cache; and those of the maps. `kept` is what [`forward`] kept, and makes room for GELU of it.
 ///
 /// # Panics
 /// When a slice is too short.
 pub fn backward(
     format: Format,
-    (dy, x, kept): (&[f32], &impl Rows, &[u32]),
+    (dy, x, mut kept): (&[f32], &impl Rows, Vec<u32>),
     maps: Maps<'_>,
     sizes: Sizes,
     finish: impl Fn(usize, &mut [f32]) + Sync,
@@ -132,7 +134,8 @@ pub fn backward(
     let dy_rows = Plain { x: dy, width: outputs };
     let mut partials = vec![0.0; rows.div_ceil(TASK) * hidden];
     let sums = Shared::new(&mut partials);
-    let piece = |space: &mut Space, task: usize, dx: &mut [f32], made: [&Shared<'_, u32>; 2]| {
+    let activated = Shared::new(&mut kept[..rows * height]);
+    let piece = |space: &mut Space, task: usize, dx: &mut [f32], dh_words: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, dx.len() / inputs);
         space.hidden.resize(count * hidden, 0.0);
         space.words.resize(count * height, 0);
@@ -143,31 +146,25 @@ pub fn backward(
         let sums = unsafe { sums.part(task * hidden, hidden) };
         let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
         for (row, (dh, words)) in (at..).zip(rows) {
-            read_row(format, &kept[row * height..][..height], &mut space.before);
+            // SAFETY: every row of words is taken once, by the piece it belongs to.
+            let activated = unsafe { activated.part(row * height, height) };
+            read_row(format, activated, &mut space.before);
             gelu::turn(&mut space.before, dh, sums);
-            write_row(format, words, &space.before);
-            // SAFETY: every row of words is put once, by the piece it belongs to.
-            unsafe { made[0].put(row * height, words) };
+            write_row(format, activated, &space.before);
             write_row(format, words, dh);
             // SAFETY: as above.
-            unsafe { made[1].put(row * height, words) };
+            unsafe { dh_words.put(row * height, words) };
         }
         multiply(&Left::from_words(format, &space.words, count, hidden), 0, &first, dx, false);
         finish(at, dx);
     };
-    let (mut dx, mut dh) = (Vec::new(), Vec::new());
-    let mut all = |activated: &Shared<'_, u32>, dh: &Shared<'_, u32>| {
+    let mut dx = Vec::new();
+    let all = |dh: &Shared<'_, u32>| {
         let len = (rows * inputs, TASK * inputs);
-        dx = threads::made(len, Space::default, |space, task, dx| {
-            piece(space, task, dx, [activated, dh]);
-        });
+        dx = threads::made(len, Space::default, |space, task, dx| piece(space, task, dx, dh));
     };
-    let outer = |activated: &Shared<'_, u32>| {
-        // SAFETY: the pieces put every row of it.
-        dh = unsafe { threads::put(rows * height, |dh| all(activated, dh)) };
-    };
-    // SAFETY: as above.
-    let activated = unsafe { threads::put(rows * height, outer) };
+    // SAFETY: the pieces put every row of it.
+    let dh = unsafe { threads::put(rows * height, all) };
     let mut b1 = vec![0.0; hidden];
     threads::add_partial_sums(&partials, &mut b1);
     let shape = |m, n| transposed::Shape { k: rows, m, n };
@@ -175,7 +172,7 @@ pub fn backward(
         let dh = Words { format, words: dh, width: hidden };
         transposed::product(format, &dh, x, shape(hidden, inputs))
     };
-    let activated = Words { format, words: activated, width: hidden };
+    let activated = Words { format, words: kept, width: hidden };
     let (w2, b2) = transposed::product_and_sums(format, dy, &activated, shape(outputs, hidden));
     (dx, Gradients { w1, b1, w2, b2 })
 }

@@ -59,6 +59,11 @@ impl Format {
         if bf16 { Self::Bf16 } else { Self::F32 }
     }
 
+    /// Bytes of a number, but for what fills up the last word of a row.
+    pub const fn bytes(self) -> usize {
+        4 / self.group()
+    }
+
     /// Elements of one word.
     const fn group(self) -> usize {
         match self {

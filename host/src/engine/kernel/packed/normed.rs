@@ -1,7 +1,9 @@
 //! The backward pass through a product of layer-normed rows, in one go.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::super::norm;
-use super::super::threads::{self, Shared};
+use super::super::threads;
 use super::rows::Normed;
 use super::{Linear, TASK, linear_grad_input};
 
@@ -35,15 +37,15 @@ pub fn turned(
 ) -> NormGradients {
     let width = normed.weight.len();
     let mut partials = vec![0.0; rows.div_ceil(TASK) * 2 * width];
-    let shared = Shared::new(&mut partials);
+    let sums: Vec<_> = partials.chunks_mut((2 * width).max(1)).map(Mutex::new).collect();
     let dx = product(&|first, piece| {
-        // SAFETY: every piece has a number of its own, and sums of its own with it.
-        let sums = unsafe { shared.part(first / TASK * 2 * width, 2 * width) };
+        let mut sums = sums[first / TASK].lock().unwrap_or_else(PoisonError::into_inner);
         let (dweight, dbias) = sums.split_at_mut(width);
         let statistics = (&normed.mean[first..], &normed.rstd[first..]);
         let x = &normed.x[first * width..][..piece.len()];
         norm::backward_in_place(x, statistics, normed.weight, piece, [dweight, dbias]);
     });
+    drop(sums);
     let mut total = vec![0.0; 2 * width];
     threads::add_partial_sums(&partials, &mut total);
     let dbias = total.split_off(width);

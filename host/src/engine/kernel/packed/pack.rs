@@ -140,6 +140,8 @@ pub(super) fn columns(format: Format, words: &mut [u32], (x, stride): (&[f32], u
         }
         _ => {}
     }
+    // Columns that are missing hold what a reused room held.
+    words.fill(0);
     for (j, x) in x.chunks(stride).take(WIDTH).enumerate() {
         for (at, x) in x[..k].chunks(format.group()).enumerate() {
             words[at * WIDTH + j] = match format {

@@ -26,6 +26,7 @@ fn expected(format: Format, a: &[f32], b: &[f32], (k, n): (usize, usize)) -> Vec
 }
 
 fn assert_near(got: &[f32], expected: &[f64], k: usize) {
+    assert_eq!(got.len(), expected.len(), "lengths");
     for (got, expected) in got.iter().zip(expected) {
         let tolerance = 2e-6 * (k as f64).sqrt() * (1.0 + expected.abs());
         assert!((f64::from(*got) - expected).abs() < tolerance, "{got} {expected}");

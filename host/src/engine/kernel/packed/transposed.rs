@@ -89,6 +89,7 @@ fn made(
     let pieces = m.div_ceil(piece);
     let groups = PIECES.div_ceil(pieces).min(blocks);
     let rows = blocks.div_ceil(groups) * block;
+    let groups = k.div_ceil(rows);
     let mut parts = vec![Piece::default(); groups * pieces];
     parts.par_iter_mut().enumerate().for_each_init(Space::default, |space, (task, part)| {
         let (group, i) = (task / pieces, task % pieces);
