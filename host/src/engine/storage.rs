@@ -1,7 +1,10 @@
 //! Slices of candle tensors: how kernels read a tensor and how their results become one.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
+
 use candle_core::{
-    CpuStorage, DType, Device, InplaceOp2, Layout, Shape, Storage, Tensor, WithDType,
+    CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Storage, Tensor, WithDType,
 };
 
 use super::kernel::elementwise::{Arithmetic, Spread, combine_in_place};
@@ -153,8 +156,23 @@ pub fn update<T: WithDType>(
             source.dims()
         )));
     }
-    target.inplace_op2(&source, &Update(body, std::marker::PhantomData::<fn(T)>))?;
+    target.inplace_op2(&source, &Update(body, PhantomData::<fn(T)>))?;
     Ok(())
+}
+
+/// Calls `body` with the elements of `target`, which is contiguous, to change in place. Whoever else holds its storage
+/// sees the change: callers own it.
+pub fn change<T: WithDType, R>(target: &Tensor, body: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+    if refused() {
+        return Err(no_kernel());
+    }
+    if !target.is_contiguous() {
+        return Err(Error::failed(format!("can't change {:?} in place", target.dims())));
+    }
+    let change =
+        Change { body: Cell::new(Some(body)), made: Cell::new(None), element: PhantomData };
+    target.inplace_op1(&change)?;
+    change.made.into_inner().ok_or_else(no_kernel)
 }
 
 /// `target + source` of a target that nobody else holds: in place on the CPU, a fresh tensor elsewhere,
@@ -194,7 +212,26 @@ pub fn assign(target: &Tensor, source: &Tensor) -> Result<()> {
     Ok(target.flatten_all()?.slice_set(&source.flatten_all()?.contiguous()?, 0, 0)?)
 }
 
-struct Update<T, F>(F, std::marker::PhantomData<fn(T)>);
+struct Change<T, F, R> {
+    body: Cell<Option<F>>,
+    made: Cell<Option<R>>,
+    element: PhantomData<fn(T)>,
+}
+
+impl<T: WithDType, R, F: FnOnce(&mut [T]) -> R> InplaceOp1 for Change<T, F, R> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, target: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (start, n) = (layout.start_offset(), layout.shape().elem_count());
+        let target = mutable_slice::<T>(target)?;
+        self.made.set(self.body.take().map(|body| body(&mut target[start..start + n])));
+        Ok(())
+    }
+}
+
+struct Update<T, F>(F, PhantomData<fn(T)>);
 
 impl<T: WithDType, F: Fn(&mut [T], &[T])> InplaceOp2 for Update<T, F> {
     fn name(&self) -> &'static str {

@@ -384,6 +384,22 @@ impl Gradients<'_> {
         self.owned
     }
 
+    /// Takes out what has already come for input `index`, to add to it in place and give it back by [`Gradients::add`]:
+    /// pictures with channels last whose storage nobody else holds.
+    pub(super) fn take_pictures(&mut self, index: usize) -> Option<Tensor> {
+        let slot = &mut self.slots[self.inputs[index]?];
+        let last = |sum: &Tensor| {
+            sum.rank() == 4 && sum.permute((0, 2, 3, 1)).is_ok_and(|sum| sum.is_contiguous())
+        };
+        match std::mem::take(slot) {
+            Slot::Owned(sum) if last(&sum) => Some(sum),
+            other => {
+                *slot = other;
+                None
+            }
+        }
+    }
+
     /// Gives input `index` a fresh gradient, whose storage nobody else holds.
     pub fn add(&mut self, index: usize, gradient: Tensor) -> Result<()> {
         self.put(index, gradient, true)

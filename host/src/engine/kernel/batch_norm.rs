@@ -1,6 +1,8 @@
 //! Batch norm of rows `[R, C]`, each column over all rows, with what stands behind it in a network: an
 //! addition and max(x, 0), done while the row is in the cache.
 
+use std::mem::MaybeUninit;
+
 use super::Float;
 use super::dispatch::{Kernel, dispatch};
 use super::threads::{self, rows_per_partial_sum, rows_per_task};
@@ -133,16 +135,14 @@ pub fn forward<T: Float>(x: &[T], norm: Norm<'_, T>, after: After<'_, T>) -> Vec
     let (scale, zeros) = (norm.scale(), vec![T::ZERO; columns]);
     let bias = norm.bias.unwrap_or(&zeros);
     let piece = rows_per_task(columns) * columns;
-    threads::made(
-        (x.len(), piece),
-        || (),
-        |(), i, y: &mut [T]| {
-            let at = i * piece..i * piece + y.len();
-            let residual = after.residual.map(|residual| &residual[at.clone()]);
-            let affine = Affine { mean: norm.mean, scale: &scale, bias };
-            dispatch(Apply { x: &x[at], affine, residual, relu: after.relu, y });
-        },
-    )
+    let body = |(): &mut (), i: usize, y: &mut [MaybeUninit<T>]| {
+        let at = i * piece..i * piece + y.len();
+        let residual = after.residual.map(|residual| &residual[at.clone()]);
+        let affine = Affine { mean: norm.mean, scale: &scale, bias };
+        dispatch(Apply { x: &x[at], affine, residual, relu: after.relu, y });
+    };
+    // SAFETY: `Apply` writes every element of its rows, and pieces are whole rows.
+    unsafe { threads::filled((x.len(), piece), || (), body) }
 }
 
 #[derive(Clone, Copy)]
@@ -157,7 +157,7 @@ struct Apply<'a, T> {
     affine: Affine<'a, T>,
     residual: Option<&'a [T]>,
     relu: bool,
-    y: &'a mut [T],
+    y: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Float> Kernel for Apply<'_, T> {
@@ -165,23 +165,42 @@ impl<T: Float> Kernel for Apply<'_, T> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { x, affine: Affine { mean, scale, bias }, residual, relu, y } = self;
-        let columns = mean.len();
+        let Self { x, affine, residual, relu, y } = self;
+        let columns = affine.mean.len();
+        // NaN stays NaN.
+        let last = |y: T| if relu && y < T::ZERO { T::ZERO } else { y };
         for (i, (x, y)) in x.chunks_exact(columns).zip(y.chunks_exact_mut(columns)).enumerate() {
+            let Affine { mean, scale, bias } = affine;
             let affine = mean.iter().zip(scale).zip(bias);
-            for ((x, y), ((mean, scale), bias)) in x.iter().zip(&mut *y).zip(affine) {
-                *y = (*x - *mean).fma::<FMA>(*scale, *bias);
-            }
-            if let Some(residual) = residual {
-                let residual = &residual[i * columns..][..columns];
-                y.iter_mut().zip(residual).for_each(|(y, r)| *y += *r);
-            }
-            if relu {
-                // NaN stays NaN.
-                y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y });
+            match residual {
+                Some(residual) => {
+                    let residual = &residual[i * columns..][..columns];
+                    for (((x, r), y), ((mean, scale), bias)) in
+                        x.iter().zip(residual).zip(y).zip(affine)
+                    {
+                        y.write(last((*x - *mean).fma::<FMA>(*scale, *bias) + *r));
+                    }
+                }
+                None => {
+                    for ((x, y), ((mean, scale), bias)) in x.iter().zip(y).zip(affine) {
+                        y.write(last((*x - *mean).fma::<FMA>(*scale, *bias)));
+                    }
+                }
             }
         }
     }
+}
+
+/// Where a gradient passes.
+#[derive(Clone, Copy, Debug)]
+pub enum Gate<'a, T> {
+    /// Everywhere.
+    Open,
+    /// Where this output, `[R, C]`, is above 0: max(x, 0) stands behind the norm and what was added to it.
+    Output(&'a [T]),
+    /// Where the norm with these weights and biases is above 0: max(x, 0) stands right behind it. It costs less to
+    /// take the norm again than to read what it gave.
+    Norm(Option<&'a [T]>, Option<&'a [T]>),
 }
 
 /// What the way back through a batch norm reads.
@@ -189,47 +208,58 @@ impl<T: Float> Kernel for Apply<'_, T> {
 pub struct Backward<'a, T> {
     /// The input, `[R, C]`.
     pub x: &'a [T],
-    /// The output, where max(x, 0) stands behind the norm: the gradient passes where it is above 0.
-    pub y: Option<&'a [T]>,
-    /// The gradient of the output.
-    pub dy: &'a [T],
+    /// Where the gradient of the output passes.
+    pub gate: Gate<'a, T>,
     /// Means of the columns.
     pub mean: &'a [T],
     /// 1 / sqrt(var + eps).
     pub rstd: &'a [T],
 }
 
-/// Sums over all rows of g and of g (x - mean) rstd, where g is the gradient that passes: the gradients to
-/// bias and weight.
+impl<'a, T: Float> Backward<'a, T> {
+    fn piece(self, at: std::ops::Range<usize>) -> Self {
+        let gate = match self.gate {
+            Gate::Output(y) => Gate::Output(&y[at.clone()]),
+            other => other,
+        };
+        Self { x: &self.x[at], gate, ..self }
+    }
+
+    /// What [`Gate::Norm`] multiplies by and adds, with zeros for all other gates.
+    fn affine(self) -> (Vec<T>, Vec<T>) {
+        let zeros = || vec![T::ZERO; self.mean.len()];
+        let Gate::Norm(weight, bias) = self.gate else { return (zeros(), zeros()) };
+        let norm = Norm { mean: self.mean, rstd: self.rstd, weight, bias };
+        (norm.scale(), bias.map_or_else(zeros, <[T]>::to_vec))
+    }
+}
+
+/// Sums over all rows of g and of g (x - mean) rstd, where g is what passes of the gradient `dy`: the gradients to
+/// bias and weight. Where an output is the gate, `dy` becomes g.
 ///
 /// # Panics
 /// When a slice is of another size.
-pub fn sums<T: Float>(back: Backward<'_, T>) -> (Vec<T>, Vec<T>) {
+pub fn sums<T: Float>(back: Backward<'_, T>, dy: &mut [T]) -> (Vec<T>, Vec<T>) {
     let columns = back.mean.len();
     let (mut bias, mut weight) = (vec![T::ZERO; columns], vec![T::ZERO; columns]);
-    if back.x.is_empty() {
+    assert_eq!(back.x.len(), dy.len(), "a gradient of a batch norm");
+    if dy.is_empty() {
         return (bias, weight);
     }
-    let part = rows_per_partial_sum(back.x.len() / columns, columns) * columns;
-    let mut parts = vec![T::ZERO; back.x.len().div_ceil(part) * 2 * columns];
-    threads::chunks(&mut parts, 2 * columns, |first, parts| {
-        for (i, part_of) in (first..).zip(parts.chunks_exact_mut(2 * columns)) {
-            let back = back.piece(i * part..((i + 1) * part).min(back.x.len()));
-            let (bias, weight) = part_of.split_at_mut(columns);
-            dispatch(Sums { back, bias, weight });
-        }
+    let (scale, shift) = back.affine();
+    let affine = Affine { mean: back.mean, scale: &scale, bias: &shift };
+    let part = rows_per_partial_sum(dy.len() / columns, columns) * columns;
+    let mut parts = vec![T::ZERO; dy.len().div_ceil(part) * 2 * columns];
+    threads::chunks2((dy, part), (&mut parts, 2 * columns), |i, dy, part_of| {
+        let back = back.piece(i * part..i * part + dy.len());
+        let (bias, weight) = part_of.split_at_mut(columns);
+        dispatch(Sums { back, affine, dy, bias, weight });
     });
     for part in parts.chunks_exact(2 * columns) {
         bias.iter_mut().zip(&part[..columns]).for_each(|(sum, x)| *sum += *x);
         weight.iter_mut().zip(&part[columns..]).for_each(|(sum, x)| *sum += *x);
     }
     (bias, weight)
-}
-
-impl<T> Backward<'_, T> {
-    fn piece(self, at: std::ops::Range<usize>) -> Self {
-        Self { x: &self.x[at.clone()], y: self.y.map(|y| &y[at.clone()]), dy: &self.dy[at], ..self }
-    }
 }
 
 /// What of a gradient passes max(x, 0) where that gave `y`.
@@ -240,6 +270,8 @@ fn passes<T: Float>(y: T, dy: T) -> T {
 
 struct Sums<'a, T> {
     back: Backward<'a, T>,
+    affine: Affine<'a, T>,
+    dy: &'a mut [T],
     bias: &'a mut [T],
     weight: &'a mut [T],
 }
@@ -249,24 +281,37 @@ impl<T: Float> Kernel for Sums<'_, T> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { back: Backward { x, y, dy, mean, rstd }, bias, weight } = self;
+        let Self { back: Backward { x, gate, rstd, .. }, affine, dy, bias, weight } = self;
+        let Affine { mean, scale, bias: shift } = affine;
         let columns = mean.len();
-        for (i, (x, dy)) in x.chunks_exact(columns).zip(dy.chunks_exact(columns)).enumerate() {
+        for (i, (x, dy)) in x.chunks_exact(columns).zip(dy.chunks_exact_mut(columns)).enumerate() {
             let places = bias.iter_mut().zip(&mut *weight).zip(mean);
-            match y.map(|y| &y[i * columns..][..columns]) {
-                Some(y) => {
-                    for (((x, y), dy), ((bias, weight), mean)) in
-                        x.iter().zip(y).zip(dy).zip(places)
-                    {
-                        let g = passes(*y, *dy);
-                        *bias += g;
-                        *weight = g.fma::<FMA>(*x - *mean, *weight);
-                    }
-                }
-                None => {
+            match gate {
+                Gate::Open => {
                     for ((x, dy), ((bias, weight), mean)) in x.iter().zip(dy).zip(places) {
                         *bias += *dy;
                         *weight = dy.fma::<FMA>(*x - *mean, *weight);
+                    }
+                }
+                Gate::Output(y) => {
+                    let y = &y[i * columns..][..columns];
+                    for (((x, y), dy), ((bias, weight), mean)) in
+                        x.iter().zip(y).zip(dy).zip(places)
+                    {
+                        *dy = passes(*y, *dy);
+                        *bias += *dy;
+                        *weight = dy.fma::<FMA>(*x - *mean, *weight);
+                    }
+                }
+                Gate::Norm(..) => {
+                    let places = places.zip(scale).zip(shift);
+                    for ((x, dy), ((((bias, weight), mean), scale), shift)) in
+                        x.iter().zip(dy).zip(places)
+                    {
+                        let away = *x - *mean;
+                        let g = passes(away.fma::<FMA>(*scale, *shift), *dy);
+                        *bias += g;
+                        *weight = g.fma::<FMA>(away, *weight);
                     }
                 }
             }
@@ -275,55 +320,78 @@ impl<T: Float> Kernel for Sums<'_, T> {
     }
 }
 
-/// The gradient to x: rstd w (g - `bias` - (x - mean) rstd `weight`), where `bias` and `weight` are the
-/// means over all rows of what [`sums`] adds up, or 0 where the statistics were given; and, where
-/// `residual`, the gradient g that passes to what was added.
+/// The gradient to x in the place of `dy`: rstd w (g - `bias` - (x - mean) rstd `weight`), where `bias` and `weight`
+/// are the means over all rows of what [`sums`] adds up, or 0 where the statistics were given. An output as the
+/// gate counts as open, since [`sums`] left g in its place.
 ///
 /// # Panics
 /// When a slice is of another size.
 pub fn grad_input<T: Float>(
     back: Backward<'_, T>,
     w: Option<&[T]>,
-    (bias, weight): (&[T], &[T]),
-    residual: bool,
-) -> (Vec<T>, Option<Vec<T>>) {
+    sums: (&[T], &[T]),
+    dy: &mut [T],
+) {
+    assert_eq!(back.x.len(), dy.len(), "a gradient of a batch norm");
     let columns = back.mean.len();
-    let one = |c: usize| w.map_or(T::ONE, |w| w[c]);
-    let scale: Vec<T> = (0..columns).map(|c| back.rstd[c] * one(c)).collect();
-    let slope: Vec<T> = (0..columns).map(|c| back.rstd[c] * weight[c]).collect();
     let piece = rows_per_task(columns) * columns;
-    let at = |i: usize, len: usize| back.piece(i * piece..i * piece + len);
-    let constants = Constants { scale: &scale, bias, slope: &slope };
-    if !residual {
-        let dx = threads::made(
-            (back.x.len(), piece),
-            || (),
-            |(), i, dx: &mut [T]| {
-                dispatch(GradInput { back: at(i, dx.len()), constants, dx, passed: None });
-            },
-        );
-        return (dx, None);
-    }
-    let mut passed = threads::zeros(back.x.len());
-    let mut dx = threads::zeros(back.x.len());
-    threads::chunks2((&mut dx, piece), (&mut passed, piece), |i, dx, passed| {
-        dispatch(GradInput { back: at(i, dx.len()), constants, dx, passed: Some(passed) });
-    });
-    (dx, Some(passed))
+    let constants = Constants::new(back, w, sums);
+    threads::chunks(dy, piece, |i, dx| constants.apply(&back.x[i * piece..][..dx.len()], dx));
 }
 
-#[derive(Clone, Copy)]
+/// As [`grad_input`], from g, which somebody else wants too.
+///
+/// # Panics
+/// When a slice is of another size.
+pub fn grad_input_apart<T: Float>(
+    back: Backward<'_, T>,
+    w: Option<&[T]>,
+    sums: (&[T], &[T]),
+    g: &[T],
+) -> Vec<T> {
+    assert_eq!(back.x.len(), g.len(), "a gradient of a batch norm");
+    let columns = back.mean.len();
+    let piece = rows_per_task(columns) * columns;
+    let constants = Constants::new(back, w, sums);
+    let body = |(): &mut (), i: usize, room: &mut [MaybeUninit<T>]| {
+        let at = i * piece..i * piece + room.len();
+        let dx = room.write_copy_of_slice(&g[at.clone()]);
+        constants.apply(&back.x[at], dx);
+    };
+    // SAFETY: the copy writes all of the piece.
+    unsafe { threads::filled((g.len(), piece), || (), body) }
+}
+
+/// What the gradient to x takes per column.
 struct Constants<'a, T> {
-    scale: &'a [T],
+    mean: &'a [T],
+    /// What multiplies at the end.
+    scale: Vec<T>,
     bias: &'a [T],
-    slope: &'a [T],
+    slope: Vec<T>,
+    /// What [`Gate::Norm`] multiplies by and adds.
+    gate: Option<(Vec<T>, Vec<T>)>,
+}
+
+impl<'a, T: Float> Constants<'a, T> {
+    fn new(back: Backward<'a, T>, weight: Option<&[T]>, (bias, slope): (&'a [T], &[T])) -> Self {
+        let Backward { mean, rstd, gate, .. } = back;
+        let scale = Norm { mean, rstd, weight, bias: None }.scale();
+        let slope = rstd.iter().zip(slope).map(|(rstd, slope)| *rstd * *slope).collect();
+        let gate = matches!(gate, Gate::Norm(..)).then(|| back.affine());
+        Self { mean, scale, bias, slope, gate }
+    }
+
+    fn apply(&self, x: &[T], dx: &mut [T]) {
+        dispatch(GradInput { x, constants: self, dx });
+    }
 }
 
 struct GradInput<'a, T> {
-    back: Backward<'a, T>,
-    constants: Constants<'a, T>,
+    x: &'a [T],
+    constants: &'a Constants<'a, T>,
+    /// The gradient, and then that to x.
     dx: &'a mut [T],
-    passed: Option<&'a mut [T]>,
 }
 
 impl<T: Float> Kernel for GradInput<'_, T> {
@@ -331,27 +399,28 @@ impl<T: Float> Kernel for GradInput<'_, T> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { back: Backward { x, y, dy, mean, .. }, constants, dx, mut passed } = self;
+        let Self { x, constants: Constants { mean, scale, bias, slope, gate }, dx } = self;
         let columns = mean.len();
-        for (i, dx) in dx.chunks_exact_mut(columns).enumerate() {
-            let at = i * columns..(i + 1) * columns;
-            let (x, dy) = (&x[at.clone()], &dy[at.clone()]);
-            // What passes is made in dx first.
-            match y.map(|y| &y[at.clone()]) {
-                Some(y) => {
-                    for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                        *dx = passes(*y, *dy);
+        for (x, dx) in x.chunks_exact(columns).zip(dx.chunks_exact_mut(columns)) {
+            let places = mean.iter().zip(scale).zip(*bias).zip(slope);
+            match gate {
+                Some((gate, shift)) => {
+                    let places = places.zip(gate).zip(shift);
+                    for ((dx, x), (((((mean, scale), bias), slope), gate), shift)) in
+                        dx.iter_mut().zip(x).zip(places)
+                    {
+                        let away = *x - *mean;
+                        let g = passes(away.fma::<FMA>(*gate, *shift), *dx);
+                        *dx = (g - *bias - away * *slope) * *scale;
                     }
                 }
-                None => dx.copy_from_slice(dy),
-            }
-            if let Some(passed) = &mut passed {
-                passed[at].copy_from_slice(dx);
-            }
-            let Constants { scale, bias, slope } = constants;
-            let columns = mean.iter().zip(scale).zip(bias).zip(slope);
-            for ((dx, x), (((mean, scale), bias), slope)) in dx.iter_mut().zip(x).zip(columns) {
-                *dx = (*dx - *bias - (*x - *mean) * *slope) * *scale;
+                None => {
+                    for ((dx, x), (((mean, scale), bias), slope)) in
+                        dx.iter_mut().zip(x).zip(places)
+                    {
+                        *dx = (*dx - *bias - (*x - *mean) * *slope) * *scale;
+                    }
+                }
             }
         }
     }

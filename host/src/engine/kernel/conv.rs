@@ -85,12 +85,26 @@ pub fn forward(format: Format, x: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
     gathered::product(format, x, &conv.gather(), &[panels])
 }
 
-/// The gradient to `x`, from `dy` `[B, H', W', O]`: a gathered product for each pixel that the stride tells
-/// apart.
+/// The gradient to `x`, from `dy` `[B, H', W', O]`.
 ///
 /// # Panics
 /// When a slice is of another size.
 pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
+    let (gather, panels) = turned(format, w, conv);
+    gathered::product(format, dy, &gather, &panels)
+}
+
+/// Adds the gradient to `x` to `dx`, as [`grad_input`] makes it.
+///
+/// # Panics
+/// When a slice is of another size.
+pub fn add_grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv, dx: &mut [f32]) {
+    let (gather, panels) = turned(format, w, conv);
+    gathered::add_product(format, dy, &gather, &panels, dx);
+}
+
+/// The gradient to `x` as a gathered product for each pixel that the stride tells apart.
+fn turned(format: Format, w: &[f32], conv: &Conv) -> (Gather, Vec<Panels<'static>>) {
     let (channels, outputs) = (conv.source.channels, conv.result.channels);
     let (taps, stride) = (conv.taps(), conv.stride.cast_signed());
     let wide = padded(format, outputs);
@@ -122,8 +136,7 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
     let firsts = (0..conv.stride).flat_map(|y| (0..conv.stride).map(move |x| [y, x]));
     let (lattices, panels): (Vec<Lattice>, Vec<Panels<'_>>) = firsts.map(lattice).unzip();
     let (source, result) = (conv.result, conv.source);
-    let gather = Gather { source, result, stride: 1, step: conv.stride, lattices };
-    gathered::product(format, dy, &gather, &panels)
+    (Gather { source, result, stride: 1, step: conv.stride, lattices }, panels)
 }
 
 /// The gradient to `w`, `[O, C, kh, kw]`, from `dy` and `x`.
@@ -316,6 +329,7 @@ mod tests {
             conv(3, [9, 9], [40, 30], 3, 2),
             conv(2, [16, 16], [32, 70], 3, 1),
             conv(1, [5, 5], [17, 3], 1, 2),
+            conv(1, [9, 35], [70, 24], 3, 2),
         ];
         for conv in cases {
             let w = random(conv.result.channels * conv.source.channels * conv.taps(), 1);
@@ -332,6 +346,10 @@ mod tests {
                     grad_input(format, &dy, &w, &conv),
                     grad_weight(format, &dy, &x, &conv),
                 ];
+                let mut twice = got[1].clone();
+                add_grad_input(format, &dy, &w, &conv, &mut twice);
+                let doubled: Vec<f32> = got[1].iter().map(|dx| 2.0 * dx).collect();
+                assert!(far(&twice, &doubled) < 1e-5, "{conv:?} {format:?}");
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let far = far(got, want);
                     assert!(far < tolerance, "{conv:?} {format:?} {i}: {far}");

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, WithDType};
 
 use crate::engine::kernel::Float;
-use crate::engine::kernel::batch_norm::{self, After, Backward, Norm};
+use crate::engine::kernel::batch_norm::{self, After, Backward, Gate, Norm};
 use crate::engine::op::{Arg, Args, Gradient, OpDef, Sample, sample_strided, sample_tensor};
 use crate::engine::ops::all_reduce::all_reduce;
 use crate::engine::tape::{Gradients, Tape, Var};
@@ -170,8 +170,13 @@ fn apply<T: Float + WithDType>(
     })?;
     let kept = Kept {
         x: last,
-        y: behind.relu().then(|| value.clone()),
+        gate: match behind {
+            Behind::Nothing => Kind::Open,
+            Behind::Relu(None) => Kind::Norm,
+            Behind::Relu(Some(_)) => Kind::Output(value.clone()),
+        },
         weight: weight.map(|weight| weight.value().clone()),
+        bias: bias.map(|bias| bias.value().clone()),
         mean: mean.clone(),
         rstd,
         places: Places::new([weight, bias, residual]),
@@ -179,8 +184,8 @@ fn apply<T: Float + WithDType>(
     };
     let inputs: Vec<&Var> = [Some(x), weight, bias, residual].into_iter().flatten().collect();
     let y = tape.record(name, &inputs, value, move |gradient, inputs| {
-        let dy = gradient.tensor();
-        for_float!(dy.dtype(), T => kept.gradients::<T>(dy, inputs))
+        let dy = gradient.into_tensor();
+        for_float!(dy.dtype(), T => kept.gradients::<T>(&dy, inputs))
     });
     Ok(Normed { y, mean: Var::constant(mean), var: Var::constant(var) })
 }
@@ -200,13 +205,22 @@ impl Places {
     }
 }
 
+/// Where the gradient passes.
+enum Kind {
+    Open,
+    /// Where the norm is above 0, which is known from what made it.
+    Norm,
+    /// Where this result is above 0.
+    Output(Tensor),
+}
+
 /// What the backward pass needs.
 struct Kept {
     /// Channels last.
     x: Tensor,
-    /// The result, where max(x, 0) stands at the end.
-    y: Option<Tensor>,
+    gate: Kind,
     weight: Option<Tensor>,
+    bias: Option<Tensor>,
     mean: Tensor,
     rstd: Tensor,
     places: Places,
@@ -221,35 +235,34 @@ impl Kept {
         inputs: &mut Gradients<'_>,
     ) -> Result<()> {
         let Places([weight, bias, residual]) = self.places;
-        let dy_rows = rows(dy)?;
-        let y = self.y.as_ref().map(rows).transpose()?;
-        let w = self.weight.as_ref().unwrap_or(&self.mean);
+        // It is written over.
+        let g = if inputs.owned() { rows(dy)? } else { rows(dy)?.copy()? };
         let width = self.mean.elem_count();
-        let tensors = [&self.x, y.as_ref().unwrap_or(&self.x), &dy_rows, &self.mean, &self.rstd];
-        let has_y = self.y.is_some();
         let (db, dw) =
-            storage::read_all::<T, _, 5>(tensors, |slices| batch_norm::sums(back(has_y, slices)))?;
+            self.read(|back, _| storage::change::<T, _>(&g, |dy| batch_norm::sums(back, dy)))??;
         let (db, dw) = (storage::tensor(db, width)?, storage::tensor(dw, width)?);
         let wanted = residual.filter(|place| inputs.wants(*place));
-        if inputs.wants(0) || wanted.is_some() {
-            let share =
-                if self.own { width as f64 / self.x.elem_count().max(1) as f64 } else { 0.0 };
-            let [bias, weight] =
-                [over_ranks(db.affine(share, 0.0)?)?, over_ranks(dw.affine(share, 0.0)?)?];
-            let tensors =
-                [tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], w, &bias, &weight];
-            let (dx, passed) = storage::read_all::<T, _, 8>(
-                tensors,
-                |[x, y, dy, mean, rstd, w, bias, weight]| {
-                    let w = self.weight.as_ref().map(|_| w);
-                    let back = back(has_y, [x, y, dy, mean, rstd]);
-                    batch_norm::grad_input(back, w, (bias, weight), wanted.is_some())
-                },
-            )?;
+        let share = if self.own { width as f64 / self.x.elem_count().max(1) as f64 } else { 0.0 };
+        let means = |sums: &Tensor| over_ranks(sums.affine(share, 0.0)?);
+        if let Some(place) = wanted {
+            let means = [means(&db)?, means(&dw)?];
+            let dx = self.read(|back, w| {
+                storage::read_all::<T, _, 3>([&g, &means[0], &means[1]], |[g, bias, weight]| {
+                    batch_norm::grad_input_apart(back, w, (bias, weight), g)
+                })
+            })??;
             inputs.add(0, unrowed(dx, dy)?)?;
-            if let (Some(place), Some(passed)) = (wanted, passed) {
-                inputs.add(place, unrowed(passed, dy)?)?;
-            }
+            inputs.add(place, turned(&g, dy)?)?;
+        } else if inputs.wants(0) {
+            let means = [means(&db)?, means(&dw)?];
+            self.read(|back, w| {
+                storage::read_all::<T, _, 2>([&means[0], &means[1]], |[bias, weight]| {
+                    storage::change::<T, _>(&g, |dy| {
+                        batch_norm::grad_input(back, w, (bias, weight), dy);
+                    })
+                })
+            })???;
+            inputs.add(0, turned(&g, dy)?)?;
         }
         for (place, sum) in [(weight, dw), (bias, db)] {
             if let Some(place) = place {
@@ -258,10 +271,34 @@ impl Kept {
         }
         Ok(())
     }
+
+    /// Calls `body` with what is kept, and the weight.
+    fn read<T: Float + WithDType, R>(
+        &self,
+        body: impl FnOnce(Backward<'_, T>, Option<&[T]>) -> R,
+    ) -> Result<R> {
+        let y = match &self.gate {
+            Kind::Output(y) => rows(y)?,
+            Kind::Open | Kind::Norm => self.x.clone(),
+        };
+        let or_mean = |part: &Option<Tensor>| part.as_ref().unwrap_or(&self.mean).clone();
+        let (w, b) = (or_mean(&self.weight), or_mean(&self.bias));
+        let tensors = [&self.x, &y, &self.mean, &self.rstd, &w, &b];
+        storage::read_all::<T, _, 6>(tensors, |[x, y, mean, rstd, w, b]| {
+            let (w, b) = (self.weight.as_ref().map(|_| w), self.bias.as_ref().map(|_| b));
+            let gate = match &self.gate {
+                Kind::Open => Gate::Open,
+                Kind::Norm => Gate::Norm(w, b),
+                Kind::Output(_) => Gate::Output(y),
+            };
+            body(Backward { x, gate, mean, rstd }, w)
+        })
+    }
 }
 
-fn back<T>(has_y: bool, [x, y, dy, mean, rstd]: [&[T]; 5]) -> Backward<'_, T> {
-    Backward { x, y: has_y.then_some(y), dy, mean, rstd }
+/// Rows in the order of dimensions of `like`.
+fn turned(rows: &Tensor, like: &Tensor) -> Result<Tensor> {
+    Ok(if like.rank() == 4 { rows.permute((0, 3, 1, 2))? } else { rows.clone() })
 }
 
 /// The channels' numbers among the arguments, from weight at 1 on.

@@ -121,7 +121,15 @@ impl Kept {
         let dy = storage::channels_last(dy)?;
         let double = dy.dtype() == DType::F64;
         if let Some(w) = &self.w {
-            let dx = if double {
+            // What came past the convolution, over a skip connection.
+            let sum = if double { None } else { inputs.take_pictures(0) };
+            let dx = if let Some(sum) = sum {
+                let sum = storage::channels_last(&sum)?;
+                storage::read_all([&dy, w], |[dy, w]| {
+                    storage::change(&sum, |dx| conv::add_grad_input(format, dy, w, conv, dx))
+                })??;
+                sum.permute((0, 3, 1, 2))?
+            } else if double {
                 let plain = |[dy, w]: [&[f64]; 2]| conv::grad_input_plain(dy, w, conv);
                 storage::pictures(storage::read_all([&dy, w], plain)?, shape(conv.source))?
             } else {
@@ -214,6 +222,20 @@ mod tests {
         let error = conv2d(&tape, &x, &zeros(&[2, 3, 7, 7]), None, (1, 1)).unwrap_err();
         assert!(error.to_string().contains("leave no pixel"), "{error}");
         assert!(conv2d(&tape, &x, &zeros(&[2, 3, 3, 3]), None, (0, 1)).is_err());
+    }
+
+    #[test]
+    fn a_gradient_over_a_skip_connection_is_added_to_in_place() {
+        let tape = Tape::default();
+        let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let (x, w) = (tape.leaf(ones(&[2, 3, 4, 4])), tape.leaf(ones(&[3, 3, 1, 1])));
+        let inside = conv2d(&tape, &x, &w, None, (1, 0)).unwrap();
+        let branch = conv2d(&tape, &inside, &w, None, (1, 0)).unwrap();
+        let skip = conv2d(&tape, &inside, &w, None, (1, 0)).unwrap();
+        let y = add(&tape, &branch, &skip).unwrap();
+        let gradients = tape.backward_from(&y, ones(&[2, 3, 4, 4])).unwrap();
+        let dx = storage::to_f32(gradients.get(&x).unwrap()).unwrap();
+        assert!(dx.iter().all(|dx| *dx == 18.0), "{dx:?}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Rows of the result's pictures are taken in blocks. What a block reads becomes words once for all taps, 32
 //! channels beside each other: a word of two pixels that are neighbours in the result is needed with the
 //! first of them at an even and at an odd place, so both are made. A panel of 32 channels at one tap is then
-//! a matter of copying runs, and is used at once for all rows of `dy^T` while it lies in L1. So no matrix of
-//! columns is made, not even a block of it.
+//! a number of runs, which are read where they lie or, where they are short, copied together first; it is used at
+//! once for all rows of `dy^T` while it lies in L1. So no matrix of columns is made, not even a block of it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,6 +12,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::threads;
+#[cfg(target_arch = "x86_64")]
+use super::correlated_avx512;
 use super::gathered::Gather;
 use super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 
@@ -19,6 +21,9 @@ use super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 const WORDS: usize = 192;
 /// Words of the source in a block, at most about: 256 KiB.
 const SCRATCH: usize = 64 * 1024;
+/// Words along the summed dimension from which on a run is read where it lies.
+#[cfg(target_arch = "x86_64")]
+const LONG: usize = 8;
 /// Pieces of work that are made, about.
 const PIECES: usize = 16;
 /// Numbers in the partial sums of all groups, about: 8 MiB.
@@ -51,8 +56,6 @@ struct Layout {
     lines: usize,
     /// Pixels of zeros in front of a row.
     left: usize,
-    /// Pixels of a row with its zeros.
-    width: usize,
     /// Words of a plane for each channel.
     depth: usize,
 }
@@ -82,9 +85,7 @@ impl Layout {
         let reach = |of: fn(&Reach) -> usize| taps.iter().map(of).max().unwrap_or(0);
         let (lines, start) = (reach(|tap| tap.line) + 1, reach(|tap| tap.start));
         let depth = start + format.words(gather.result.width);
-        let last = planes.iter().map(|plane| plane.first).max().unwrap_or(0);
-        let width = last + stride * (group * depth - 1) + 1;
-        Self { taps, planes, top, lines, left, width, depth }
+        Self { taps, planes, top, lines, left, depth }
     }
 
     /// Words of 32 channels of one row of the source.
@@ -138,7 +139,7 @@ pub fn product(format: Format, dy: &[f32], x: &[f32], gather: &Gather) -> Vec<f3
     } else {
         // Every piece needs them.
         let blocks = (0..lines.div_ceil(rows)).into_par_iter();
-        blocks.map(|block| work.left(block, Vec::new())).collect()
+        blocks.map_init(Vec::new, |row, block| work.left(block, row, Vec::new())).collect()
     };
     let mut parts = vec![Vec::new(); groups * pieces];
     parts.par_iter_mut().enumerate().for_each_init(Space::default, |space, (task, part)| {
@@ -171,17 +172,19 @@ impl Work<'_> {
         block * self.rows..((block + 1) * self.rows).min(self.lines)
     }
 
-    /// Those rows of `dy`, transposed, in `words`, whose room is used again.
-    fn left(&self, block: usize, mut words: Vec<u32>) -> Vec<u32> {
+    /// Those rows of `dy`, transposed, in `words`, whose room is used again, as is that of `row`.
+    fn left(&self, block: usize, row: &mut Vec<f32>, mut words: Vec<u32>) -> Vec<u32> {
         let (m, width) = (self.gather.result.channels, self.gather.result.width);
         // Every row of pixels is a whole number of words.
         let (each, block) = (self.format.words(width), self.block(block));
         let height = block.len() * each;
         words.resize(m.div_ceil(HEIGHT) * HEIGHT * height, 0);
         for (at, line) in block.enumerate() {
-            let dy = &self.dy[line * width * m..(line + 1) * width * m];
+            // As in `push_row`.
+            row.clear();
+            row.extend_from_slice(&self.dy[line * width * m..(line + 1) * width * m]);
             let left = (&mut words[at * HEIGHT * each..], HEIGHT * height);
-            pack::interleave::<HEIGHT>(self.format, left, (dy, m), (0, m));
+            pack::interleave::<HEIGHT>(self.format, left, (row, m), (0, m));
         }
         words
     }
@@ -194,8 +197,12 @@ struct Space {
     source: Vec<u32>,
     /// For each row of the block the first row of the source that it reads, by its number among those.
     tops: Vec<usize>,
-    /// 32 channels of one row of the source with the zeros around.
+    /// Where the words of a panel begin in the source's, for each row of the block.
+    starts: Vec<usize>,
+    /// A row of pixels.
     row: Vec<f32>,
+    /// A pixel of zeros and another one.
+    pair: Vec<f32>,
     left: Vec<u32>,
     right: Vec<u32>,
 }
@@ -218,25 +225,39 @@ impl Space {
             let block = work.block(number);
             let k = block.len() * words * format.group();
             self.fill(work, block, &slices);
+            let mut own = std::mem::take(&mut self.left);
             if packed.is_empty() {
-                self.left = work.left(number, std::mem::take(&mut self.left));
+                own = work.left(number, &mut self.row, own);
             }
-            let left = Cow::Borrowed(packed.get(number).unwrap_or(&self.left).as_slice());
+            let left = Cow::Borrowed(packed.get(number).unwrap_or(&own).as_slice());
             let left = Left { words: left, format: *format, rows: m, k, tiled: true, stride: 0 };
             for (panel, part) in part.chunks_exact_mut(m * WIDTH).enumerate() {
                 let (slice, tap) = (panel / taps, &layout.taps[panel % taps]);
                 let from = (slice * layout.planes.len() + tap.plane) * layout.depth + tap.start;
-                let mut right = std::mem::take(&mut self.right);
-                right.clear();
-                for top in &self.tops {
-                    let from = (top + tap.line) * row + from * WIDTH;
-                    right.extend_from_slice(&self.source[from..][..words * WIDTH]);
-                }
-                let right = Panels { words: Cow::Owned(right), format: *format, k, n: WIDTH };
-                multiply(&left, 0, &right, part, true);
-                self.right = right.words.into_owned();
+                let starts = self.tops.iter().map(|top| (top + tap.line) * row + from * WIDTH);
+                self.starts.clear();
+                self.starts.extend(starts);
+                self.multiply(&left, words, part);
             }
+            self.left = own;
         }
+    }
+
+    /// Adds to `part` the product of `left` and the panel whose `words` groups of 32 words lie at each of the starts.
+    fn multiply(&mut self, left: &Left<'_>, words: usize, part: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if words >= LONG && correlated_avx512::add(left, &self.source, (&self.starts, words), part)
+        {
+            return;
+        }
+        let mut right = std::mem::take(&mut self.right);
+        right.clear();
+        for start in &self.starts {
+            right.extend_from_slice(&self.source[*start..][..words * WIDTH]);
+        }
+        let right = Panels { words: Cow::Owned(right), format: left.format, k: left.k, n: WIDTH };
+        multiply(left, 0, &right, part, true);
+        self.right = right.words.into_owned();
     }
 
     /// Makes words of what the rows `block` of the result (counted over all pictures) read.
@@ -245,7 +266,6 @@ impl Space {
         let (height, source) = (gather.result.height, gather.source);
         let row = slices.len() * layout.row();
         self.tops.clear();
-        self.row.resize(layout.width * WIDTH, 0.0);
         let (mut made, mut line) = (0, block.start);
         while line < block.end {
             let (picture, first) = (line / height, line % height);
@@ -276,25 +296,89 @@ impl Space {
         to: usize,
     ) {
         let Work { format, gather, layout, .. } = work;
-        let (channels, stride) = (gather.source.channels, gather.stride * WIDTH);
+        let channels = gather.source.channels;
         let to = &mut self.source[to..][..slices.len() * layout.row()];
         let Some((picture, y)) = at else { return to.fill(0) };
         let len = gather.source.width * channels;
         let pixels = &picture[y * len..][..len];
-        for (slice, to) in slices.clone().zip(to.chunks_exact_mut(layout.row())) {
-            let first = slice * WIDTH;
-            let count = WIDTH.min(channels - first);
-            let room = self.row.as_chunks_mut::<WIDTH>().0.iter_mut().skip(layout.left);
-            for (row, pixel) in room.zip(pixels.chunks_exact(channels)) {
-                let (kept, rest) = row.split_at_mut(count);
-                kept.copy_from_slice(&pixel[first..first + count]);
-                rest.fill(0.0);
-            }
-            for (plane, to) in layout.planes.iter().zip(to.chunks_exact_mut(layout.depth * WIDTH)) {
-                let len = stride * (format.group() * layout.depth - 1) + WIDTH;
-                let row = (&self.row[plane.first * WIDTH..][..len], stride);
-                pack::interleave::<WIDTH>(*format, (to, 0), row, (0, WIDTH));
-            }
+        let first = slices.start * WIDTH;
+        let count = (slices.len() * WIDTH).min(channels - first);
+        // Copying waits for memory less than what follows, which then finds all of it in the cache.
+        self.row.clear();
+        if count == channels {
+            self.row.extend_from_slice(pixels);
+        } else {
+            let pixels = pixels.chunks_exact(channels);
+            pixels.for_each(|pixel| self.row.extend_from_slice(&pixel[first..first + count]));
+        }
+        if !count.is_multiple_of(WIDTH) {
+            to.fill(0);
+        }
+        for (number, plane) in layout.planes.iter().enumerate() {
+            let room = Room { words: to, step: layout.row(), depth: layout.depth, at: number };
+            let places = (layout.left, plane.first, gather.stride);
+            push_plane(*format, room, places, (&self.row, count), &mut self.pair);
         }
     }
+}
+
+/// Where a plane's words lie.
+struct Room<'a> {
+    /// Those of a row, slice by slice.
+    words: &'a mut [u32],
+    /// Words of a slice.
+    step: usize,
+    /// Groups of 32 words in a plane.
+    depth: usize,
+    /// The number of the plane.
+    at: usize,
+}
+
+impl Room<'_> {
+    /// The words from group `group` on; the next slice's begin `step` words later.
+    fn from(&mut self, group: usize) -> (&mut [u32], usize) {
+        (&mut self.words[(self.at * self.depth + group) * WIDTH..], self.step)
+    }
+
+    /// Sets zeros.
+    fn clear(&mut self, groups: Range<usize>) {
+        if groups.is_empty() {
+            return;
+        }
+        let (words, step) = self.from(groups.start);
+        words.chunks_mut(step).for_each(|words| words[..groups.len() * WIDTH].fill(0));
+    }
+}
+
+/// Makes words of every `stride`-th of the pixels (`count` numbers each), with `left` pixels of zeros in front and as many
+/// behind as are needed, from pixel `first` of these on.
+fn push_plane(
+    format: Format,
+    mut to: Room<'_>,
+    (left, first, stride): (usize, usize, usize),
+    (pixels, count): (&[f32], usize),
+    pair: &mut Vec<f32>,
+) {
+    let group = format.group();
+    // The zeros that are taken, and the pixel after them.
+    let zeros = left.saturating_sub(first).div_ceil(stride);
+    let mut pixel = first + zeros * stride - left;
+    let mut made = (zeros / group).min(to.depth);
+    to.clear(0..made);
+    let row = |pixel: usize| pixels.get(pixel * count..).filter(|row| !row.is_empty());
+    if let (false, Some(row), true) = (zeros.is_multiple_of(group), row(pixel), made < to.depth) {
+        // A word of a zero and the first pixel.
+        pair.clear();
+        pair.resize(count, 0.0);
+        pair.extend_from_slice(&row[..count]);
+        pack::interleave::<WIDTH>(format, to.from(made), (pair, count), (0, count));
+        (pixel, made) = (pixel + stride, made + 1);
+    }
+    let (row, step) = (row(pixel).unwrap_or_default(), stride * count);
+    let most = ((to.depth - made) * group).min(row.len().div_ceil(step));
+    if most > 0 {
+        let row = &row[..row.len().min(most * step)];
+        pack::interleave::<WIDTH>(format, to.from(made), (row, step), (0, count));
+    }
+    to.clear(made + most.div_ceil(group)..to.depth);
 }

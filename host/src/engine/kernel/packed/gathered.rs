@@ -6,6 +6,10 @@
 //! it needs, with zeros around them, into scratch space that stays in the cache.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::super::dispatch::{Level, level};
@@ -126,33 +130,107 @@ struct Padding {
 /// # Panics
 /// When `x` or a panel does not fit.
 pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels<'_>]) -> Vec<f32> {
-    let Gather { source, result, .. } = gather;
-    assert_eq!(x.len(), source.len(), "a picture of the wrong size");
-    assert_eq!(gather.lattices.len(), panels.len(), "panels of a gathered product");
-    if result.is_empty() {
-        return Vec::new();
-    }
-    let padding = padding(format, gather);
-    let lattices = gather.lattices.iter().zip(panels);
-    let (plans, work): (Vec<Plan>, Vec<(&Panels<'_>, Vec<Chunk>)>) = lattices
-        .filter_map(|(lattice, panels)| {
-            let k = lattice.taps.len() * padding.words * format.group();
-            assert_eq!((panels.k, panels.n, panels.format), (k, result.channels, format));
-            let plan = plan(lattice, gather, padding)?;
-            let chunks = chunks(&plan.taps, padding.words);
-            Some((plan, (panels, chunks)))
-        })
-        .unzip();
-    let row = result.width * result.channels;
-    let rows = PIXELS.div_ceil(result.width);
-    let scratch = Scratch::default;
-    threads::made((result.len(), rows * row), scratch, |scratch: &mut Scratch, task, y| {
-        let lines = task * rows..task * rows + y.len() / row;
-        scratch.fill(x, gather, (&plans, padding), lines);
-        for ((panels, chunks), places) in work.iter().zip(&scratch.places) {
-            run((&scratch.words, places), (panels, chunks), y);
+    let Some(work) = Work::new(format, x, gather, panels) else { return Vec::new() };
+    let body = |scratch: &mut Scratch, task, y: &mut [MaybeUninit<f32>]| {
+        // SAFETY: nothing is added to what is there.
+        unsafe { work.task(scratch, task, y, false) };
+    };
+    // SAFETY: without adding, a task writes all of its pixels.
+    unsafe { threads::filled((gather.result.len(), work.piece), Scratch::default, body) }
+}
+
+/// Adds the result of [`product`] to `y`.
+///
+/// # Panics
+/// When `x`, `y` or a panel does not fit.
+pub fn add_product(
+    format: Format,
+    x: &[f32],
+    gather: &Gather,
+    panels: &[Panels<'_>],
+    y: &mut [f32],
+) {
+    assert_eq!(y.len(), gather.result.len(), "a picture of the wrong size");
+    let Some(work) = Work::new(format, x, gather, panels) else { return };
+    let pieces = y.par_chunks_mut(work.piece).enumerate();
+    pieces.for_each_init(Scratch::default, |scratch, (task, y)| {
+        // SAFETY: initialised numbers stay so, since a task writes numbers alone.
+        let y = unsafe { &mut *(std::ptr::from_mut(y) as *mut [MaybeUninit<f32>]) };
+        // SAFETY: `y` holds numbers.
+        unsafe { work.task(scratch, task, y, true) };
+    });
+}
+
+/// What all tasks share.
+struct Work<'a> {
+    x: &'a [f32],
+    gather: &'a Gather,
+    padding: Padding,
+    plans: Vec<Plan>,
+    products: Vec<(&'a Panels<'a>, Vec<Chunk>)>,
+    /// Numbers that one task makes.
+    piece: usize,
+    /// Whether no two lattices share a pixel: then as many as there are in all are all of them.
+    apart: bool,
+}
+
+impl<'a> Work<'a> {
+    /// None where there is no result.
+    fn new(
+        format: Format,
+        x: &'a [f32],
+        gather: &'a Gather,
+        panels: &'a [Panels<'a>],
+    ) -> Option<Self> {
+        let Gather { source, result, .. } = gather;
+        assert_eq!(x.len(), source.len(), "a picture of the wrong size");
+        assert_eq!(gather.lattices.len(), panels.len(), "panels of a gathered product");
+        if result.is_empty() {
+            return None;
         }
-    })
+        let padding = padding(format, gather);
+        let lattices = gather.lattices.iter().zip(panels);
+        let (plans, products): (Vec<Plan>, Vec<(&Panels<'_>, Vec<Chunk>)>) = lattices
+            .filter_map(|(lattice, panels)| {
+                let k = lattice.taps.len() * padding.words * format.group();
+                assert_eq!((panels.k, panels.n, panels.format), (k, result.channels, format));
+                let plan = plan(lattice, gather, padding)?;
+                let chunks = chunks(&plan.taps, padding.words);
+                Some((plan, (panels, chunks)))
+            })
+            .unzip();
+        let piece = PIXELS.div_ceil(result.width) * result.width * result.channels;
+        let firsts: BTreeSet<_> = gather.lattices.iter().map(|lattice| lattice.first).collect();
+        let apart = firsts.len() == gather.lattices.len()
+            && firsts.iter().flatten().all(|first| *first < gather.step);
+        Some(Self { x, gather, padding, plans, products, piece, apart })
+    }
+
+    /// Makes task number `task`, or adds it to `y`.
+    ///
+    /// # Safety
+    /// `y` holds numbers where it `adds`; else all of it does afterwards.
+    unsafe fn task(
+        &self,
+        scratch: &mut Scratch,
+        task: usize,
+        y: &mut [MaybeUninit<f32>],
+        adds: bool,
+    ) {
+        let result = self.gather.result;
+        let row = result.width * result.channels;
+        let first = task * self.piece / row;
+        let (plans, lines) = ((self.plans.as_slice(), self.padding), first..first + y.len() / row);
+        scratch.fill(self.x, self.gather, plans, lines);
+        let made: usize = scratch.places.iter().map(Vec::len).sum();
+        if !(adds || self.apart && made * result.channels == y.len()) {
+            y.fill(MaybeUninit::new(0.0));
+        }
+        for ((panels, chunks), places) in self.products.iter().zip(&scratch.places) {
+            // SAFETY: the caller promises numbers where it adds.
+            unsafe { run((&scratch.words, places), (panels, chunks), y, adds) };
+        }
+    }
 }
 
 /// Zeros around the source, so that no tap falls outside of a row.
@@ -349,17 +427,21 @@ fn reads(gather: &Gather, plans: &[Plan], rows: &std::ops::Range<usize>) -> (isi
     if low > high { (0, -1) } else { (low, high) }
 }
 
-/// Makes the pixels `places` of one lattice; `y` is the task's part of the result.
-fn run(
+/// Makes the pixels `places` of one lattice, or adds them; `y` is the task's part of the result.
+///
+/// # Safety
+/// Those pixels of `y` hold numbers where it `adds`; else they do afterwards.
+unsafe fn run(
     (words, places): (&[u32], &[Place]),
     (panels, chunks): (&Panels<'_>, &[Chunk]),
-    y: &mut [f32],
+    y: &mut [MaybeUninit<f32>],
+    adds: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
     match (panels.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) | (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
-            // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16.
-            return unsafe { run_avx512((words, places), (panels, chunks), y) };
+            // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16; the rest is the caller's promise.
+            return unsafe { run_avx512((words, places), (panels, chunks), y, adds) };
         }
         _ => {}
     }
@@ -377,19 +459,24 @@ fn run(
         multiply(&left, 0, panels, &mut made, false);
     }
     for ([_, to], made) in places.iter().zip(made.chunks_exact(n)) {
-        y[*to..][..n].copy_from_slice(made);
+        for (y, made) in y[*to..][..n].iter_mut().zip(made) {
+            // SAFETY: the caller promises a number.
+            let before = if adds { unsafe { y.assume_init() } } else { 0.0 };
+            y.write(before + made);
+        }
     }
 }
 
 /// [`run`] by the AVX-512 kernel.
 ///
 /// # Safety
-/// See [`gathered_avx512::tiles`]; `bf16` where the panels are.
+/// See [`run`] and [`gathered_avx512::tiles`]; `bf16` where the panels are.
 #[cfg(target_arch = "x86_64")]
 unsafe fn run_avx512(
     (words, places): (&[u32], &[Place]),
     (panels, chunks): (&Panels<'_>, &[Chunk]),
-    y: &mut [f32],
+    y: &mut [MaybeUninit<f32>],
+    adds: bool,
 ) {
     let height = panels.format.words(panels.k);
     for chunk in chunks {
@@ -400,9 +487,10 @@ unsafe fn run_avx512(
                 b: &panels.words[(panel * height + chunk.first) * WIDTH..][..chunk.depth * WIDTH],
                 column: panel * WIDTH,
                 columns: WIDTH.min(panels.n - panel * WIDTH),
-                adds: chunk.first > 0,
+                adds: adds || chunk.first > 0,
             };
-            // SAFETY: the caller promises what `tiles` asks for in this format.
+            // SAFETY: the caller promises what `tiles` asks for in this format; after the first chunk there are
+            // numbers to add to.
             unsafe { gathered_avx512::tiles(panels.format == Format::Bf16, &tile, places, y) };
         }
     }

@@ -3,9 +3,10 @@
 use std::arch::x86_64::{
     _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_setzero_ps,
 };
+use std::mem::MaybeUninit;
 
 use super::gathered::{Place, Run};
-use super::register::{by_rows, each_row, pairs, spread, store_row, words};
+use super::register::{by_rows, each_row, pairs, put_row, spread, words};
 use super::{HEIGHT, WIDTH};
 
 /// What is multiplied by one piece of a panel.
@@ -26,15 +27,21 @@ pub(super) struct Tile<'a> {
 /// Makes the columns of `tile` for every pixel of `places`.
 ///
 /// # Safety
-/// The machine has AVX-512 (F, BW, VL, DQ) and, for `bf16`, AVX512-BF16.
-pub(super) unsafe fn tiles(bf16: bool, tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
+/// The machine has AVX-512 (F, BW, VL, DQ) and, for `bf16`, AVX512-BF16. Where the tile adds, the columns of
+/// every pixel hold numbers.
+pub(super) unsafe fn tiles(
+    bf16: bool,
+    tile: &Tile<'_>,
+    places: &[Place],
+    c: &mut [MaybeUninit<f32>],
+) {
     check(tile, places, c.len());
     for places in places.chunks(HEIGHT) {
         if bf16 {
-            // SAFETY: the caller promises AVX512-BF16.
+            // SAFETY: the caller promises AVX512-BF16, and numbers where the tile adds.
             unsafe { tile_bf16(tile, places, c) };
         } else {
-            // SAFETY: the caller promises AVX-512.
+            // SAFETY: the caller promises AVX-512, and numbers where the tile adds.
             unsafe { tile_f32(tile, places, c) };
         }
     }
@@ -50,19 +57,27 @@ fn check(tile: &Tile<'_>, places: &[Place], len: usize) {
     }
 }
 
+/// # Safety
+/// `c` holds numbers where `tile` adds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-fn tile_bf16(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
-    by_rows!(places.len(), rows_bf16(tile, places, c));
+unsafe fn tile_bf16(tile: &Tile<'_>, places: &[Place], c: &mut [MaybeUninit<f32>]) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(places.len(), rows_bf16(tile, places, c)) };
 }
 
+/// # Safety
+/// `c` holds numbers where `tile` adds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn tile_f32(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
-    by_rows!(places.len(), rows_f32(tile, places, c));
+unsafe fn tile_f32(tile: &Tile<'_>, places: &[Place], c: &mut [MaybeUninit<f32>]) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(places.len(), rows_f32(tile, places, c)) };
 }
 
+/// # Safety
+/// `c` holds numbers where `tile` adds.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-fn rows_bf16<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
+unsafe fn rows_bf16<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [MaybeUninit<f32>]) {
     let from: [usize; R] = std::array::from_fn(|r| places[r][0]);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     let mut p = 0;
@@ -81,13 +96,17 @@ fn rows_bf16<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
         }
     }
     each_row!(r below R {
-        store_row(&mut c[places[r][1] + tile.column..][..tile.columns], sums[r], tile.adds);
+        let c = &mut c[places[r][1] + tile.column..][..tile.columns];
+        // SAFETY: the caller promises numbers where the tile adds.
+        unsafe { put_row(c, sums[r], tile.adds) };
     });
 }
 
+/// # Safety
+/// `c` holds numbers where `tile` adds.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn rows_f32<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
+unsafe fn rows_f32<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [MaybeUninit<f32>]) {
     let from: [usize; R] = std::array::from_fn(|r| places[r][0]);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     let mut p = 0;
@@ -106,6 +125,8 @@ fn rows_f32<const R: usize>(tile: &Tile<'_>, places: &[Place], c: &mut [f32]) {
         }
     }
     each_row!(r below R {
-        store_row(&mut c[places[r][1] + tile.column..][..tile.columns], sums[r], tile.adds);
+        let c = &mut c[places[r][1] + tile.column..][..tile.columns];
+        // SAFETY: the caller promises numbers where the tile adds.
+        unsafe { put_row(c, sums[r], tile.adds) };
     });
 }

@@ -19,6 +19,8 @@ use rows::{Plain, Rows};
 pub mod attention;
 pub mod conv1d;
 pub mod correlated;
+#[cfg(target_arch = "x86_64")]
+mod correlated_avx512;
 pub mod feed_forward;
 pub mod gathered;
 #[cfg(target_arch = "x86_64")]

@@ -4,6 +4,7 @@ use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_ps, _mm512_set1_epi32,
 };
+use std::mem::MaybeUninit;
 
 /// Calls `$rows::<R>` for the number of rows `$n`, 1 to 12.
 macro_rules! by_rows {
@@ -84,23 +85,42 @@ pub(super) fn pairs(words: __m512i) -> __m512bh {
 /// Stores (or adds) what of 2 x 16 sums lies inside `c`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn store_row(c: &mut [f32], [low, high]: [__m512; 2], adds: bool) {
-    store(c, 0, low, adds);
-    store(c, 16, high, adds);
+pub(super) fn store_row(c: &mut [f32], sums: [__m512; 2], adds: bool) {
+    // SAFETY: initialised numbers stay so: only numbers are stored.
+    let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
+    // SAFETY: as above.
+    unsafe { put_row(c, sums, adds) };
+}
+
+/// As [`store_row`], into room that need not hold numbers yet.
+///
+/// # Safety
+/// It holds numbers where `adds`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn put_row(c: &mut [MaybeUninit<f32>], [low, high]: [__m512; 2], adds: bool) {
+    // SAFETY: the caller's promise, here and below.
+    unsafe { put(c, 0, low, adds) };
+    // SAFETY: as above.
+    unsafe { put(c, 16, high, adds) };
 }
 
 /// Stores (or adds) what of 16 sums lies inside `c`, from `at` on.
+///
+/// # Safety
+/// `c` holds numbers where `adds`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(c: &mut [f32], at: usize, sums: __m512, adds: bool) {
+unsafe fn put(c: &mut [MaybeUninit<f32>], at: usize, sums: __m512, adds: bool) {
     let Some(place) = c.get_mut(at..).filter(|place| !place.is_empty()) else { return };
     let mask = if place.len() >= 16 { u16::MAX } else { (1 << place.len()) - 1 };
+    let place = place.as_mut_ptr().cast::<f32>();
     let sums = if adds {
-        // SAFETY: the mask leaves only elements of `place`.
-        _mm512_add_ps(sums, unsafe { _mm512_maskz_loadu_ps(mask, place.as_ptr()) })
+        // SAFETY: the mask leaves only elements of `c`, which hold numbers.
+        _mm512_add_ps(sums, unsafe { _mm512_maskz_loadu_ps(mask, place) })
     } else {
         sums
     };
-    // SAFETY: the mask leaves only elements of `place`.
-    unsafe { _mm512_mask_storeu_ps(place.as_mut_ptr(), mask, sums) };
+    // SAFETY: the mask leaves only elements of `c`.
+    unsafe { _mm512_mask_storeu_ps(place, mask, sums) };
 }
