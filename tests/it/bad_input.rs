@@ -167,7 +167,7 @@ fn misspelt_words_get_their_neighbour_and_wrong_values_their_range() {
         (
             &["batch=4096"],
             "64 samples don't fill one batch of 4096",
-            "train with `batch=32` or less",
+            "train with `batch=64` or less",
         ),
         (
             &["nonsense"],

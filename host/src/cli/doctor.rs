@@ -79,7 +79,7 @@ fn plain(name: &str, value: &Value) -> String {
 }
 
 /// A line of the system's memory table, in bytes; none where the system keeps no such table.
-fn memory(line: &str) -> Option<u64> {
+pub(super) fn memory(line: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let rest = text.lines().find_map(|found| found.strip_prefix(line))?;
     let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;

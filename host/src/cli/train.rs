@@ -85,5 +85,12 @@ fn dry_run(asked: &Asked) -> Result<()> {
     let memory = bytes_text(plan.memory);
     say(format!(
         "# memory    about {memory} for weights and a step, measured on a small one; data comes on top"
-    ))
+    ))?;
+    match super::doctor::memory("MemTotal:") {
+        Some(there) if there < plan.memory => say(format!(
+            "# warning   this machine has {}: choose a smaller `batch`, or `backbone.checkpoint_blocks`",
+            bytes_text(there)
+        )),
+        _ => Ok(()),
+    }
 }

@@ -70,7 +70,7 @@ fn refused() -> bool {
 
 #[cfg(test)]
 thread_local! {
-    static REFUSED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `body` in a thread whose tensors on the CPU neither kernels of the CPU take nor ops read back: what fails in here

@@ -159,7 +159,10 @@ pub fn prepare_training(
     if steps_per_epoch == 0 {
         let (n, batch) = (data.len(), recipe.train.batch as u64 * recipe.train.accumulate);
         return Err(Error::asked_wrongly(format!("{n} samples don't fill one batch of {batch}"))
-            .hint(format!("train with `batch={}` or less", n.min(32))));
+            .hint(format!(
+                "train with `batch={}` or less",
+                (n as u64 / recipe.train.accumulate.max(1)).max(1)
+            )));
     }
     let run_steps = match recipe.train.steps {
         0 => (recipe.train.epochs * steps_per_epoch as f64).round().max(1.0) as u64,

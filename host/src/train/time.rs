@@ -36,7 +36,13 @@ impl Spread {
     fn of(mut seconds: Vec<f64>) -> Self {
         seconds.sort_by(f64::total_cmp);
         let at = |i: usize| seconds.get(i).copied().unwrap_or(0.0);
-        Self { median: at(seconds.len() / 2), min: at(0), max: at(seconds.len().saturating_sub(1)) }
+        let last = seconds.len().saturating_sub(1);
+        // The mean of the middle two where their number is even.
+        Self {
+            median: f64::midpoint(at(last / 2), at(seconds.len() / 2)),
+            min: at(0),
+            max: at(last),
+        }
     }
 }
 

@@ -216,7 +216,7 @@ pub struct Backward<'a, T> {
     pub rstd: &'a [T],
 }
 
-impl<'a, T: Float> Backward<'a, T> {
+impl<T: Float> Backward<'_, T> {
     fn piece(self, at: std::ops::Range<usize>) -> Self {
         let gate = match self.gate {
             Gate::Output(y) => Gate::Output(&y[at.clone()]),

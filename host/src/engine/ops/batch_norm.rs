@@ -256,11 +256,11 @@ impl Kept {
         } else if inputs.wants(0) {
             let means = [means(&db)?, means(&dw)?];
             self.read(|back, w| {
-                storage::read_all::<T, _, 2>([&means[0], &means[1]], |[bias, weight]| {
-                    storage::change::<T, _>(&g, |dy| {
-                        batch_norm::grad_input(back, w, (bias, weight), dy);
-                    })
-                })
+                let change = |[bias, weight]: [&[T]; 2]| {
+                    let sums = (bias, weight);
+                    storage::change(&g, |dy| batch_norm::grad_input(back, w, sums, dy))
+                };
+                storage::read_all([&means[0], &means[1]], change)
             })???;
             inputs.add(0, turned(&g, dy)?)?;
         }

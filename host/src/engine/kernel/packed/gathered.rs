@@ -460,9 +460,12 @@ unsafe fn run(
     }
     for ([_, to], made) in places.iter().zip(made.chunks_exact(n)) {
         for (y, made) in y[*to..][..n].iter_mut().zip(made) {
-            // SAFETY: the caller promises a number.
-            let before = if adds { unsafe { y.assume_init() } } else { 0.0 };
-            y.write(before + made);
+            let mut sum = *made;
+            if adds {
+                // SAFETY: the caller promises a number.
+                sum += unsafe { y.assume_init() };
+            }
+            y.write(sum);
         }
     }
 }
