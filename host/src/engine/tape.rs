@@ -287,12 +287,12 @@ impl Tape {
         if loss.value.elem_count() != 1 {
             return Err(Error::failed(format!("a loss is one number, not {:?}", loss.dims())));
         }
-        self.backward_from(loss, storage::ones_like(&loss.value)?)
+        self.walk(loss, storage::ones_like(&loss.value)?, true)
     }
 
-    /// Walks back from `output` with `seed` as its gradient (same shape).
+    /// Walks back from `output` with `seed` as its gradient (same shape), which is left as it is: the caller may hold it too.
     pub fn backward_from(&self, output: &Var, seed: Tensor) -> Result<LeafGradients> {
-        self.walk(output, seed, true)
+        self.walk(output, seed, false)
     }
 
     /// The same; `owned` says whether nobody else holds the storage of `seed`.
