@@ -60,22 +60,17 @@ impl Asked {
         Ok(Self { recipe, plugin: plugin.clone() })
     }
 
-    /// Gives the engine as many threads as the recipe says, or `RAYON_NUM_THREADS`, or one for each core. The calling thread is one of them, so that
-    /// an op begins at once where it is called: waking another thread for it and being woken at its end takes longer than
-    /// many ops.
+    /// Gives the engine as many threads as the recipe says.
     ///
     /// # Errors
     /// When the engine has its threads already.
     pub(super) fn take_threads(&self) -> Result<()> {
-        let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
-        let threads = match (self.recipe.threads, asked) {
-            (0, None | Some(0)) => std::thread::available_parallelism().map_or(1, usize::from),
-            (0, Some(threads)) | (threads, _) => threads,
-        };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        // If it were the only one, other threads' work would wait for the caller to have some.
-        let pool = if threads > 1 { pool.use_current_thread() } else { pool };
-        pool.build_global()
+        if self.recipe.threads == 0 {
+            return Ok(());
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.recipe.threads)
+            .build_global()
             .map_err(|error| Error::failed("can't set the number of threads").because(error))
     }
 }
