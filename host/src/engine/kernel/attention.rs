@@ -208,15 +208,24 @@ impl<T: Float> ForwardByHead<T> for ForwardSpace<T> {
             exponentials(scores, (padded, tokens), scale, lse);
             let chances = Left { data: &self.scores, row_stride: padded, inner_stride: 1 };
             T::block_product(chances, &qkv[v..], &sizes.mixture(rows, stride), &mut self.out);
-            put_rows(&self.out[..rows * d], (out, start + first * sizes.stride()), sizes);
+            let place = (out, start + first * sizes.stride());
+            // SAFETY: each (sample, head) has a place of its own in the row of each token.
+            unsafe { put_rows(&self.out[..rows * d], place, sizes) };
         }
     }
 }
 
 /// Puts `rows` `[n, d]` into the rows of as many tokens, of which the first has its place at `start`.
-pub(super) fn put_rows<T: Float>(rows: &[T], (out, start): (&Shared<'_, T>, usize), sizes: Sizes) {
+///
+/// # Safety
+/// Nobody else writes those places or holds a part that overlaps them.
+pub(super) unsafe fn put_rows<T: Float>(
+    rows: &[T],
+    (out, start): (&Shared<'_, T>, usize),
+    sizes: Sizes,
+) {
     for (i, from) in rows.chunks_exact(sizes.head_dim.max(1)).enumerate() {
-        // SAFETY: each (sample, head) has a place of its own in the row of each token.
+        // SAFETY: the caller's promise.
         unsafe { out.put(start + i * sizes.stride(), from) };
     }
 }

@@ -151,7 +151,9 @@ impl ForwardByHead<f32> for Forward {
             let chances = Matrix { x: scores, rows, columns: tokens, stride: padded };
             let mixed = &mut self.out[..rows * d];
             multiply(&self.left.left(chances), 0, &self.values.right(tokens, d), mixed, false);
-            put_rows(mixed, (out, start + first * sizes.stride()), sizes);
+            let place = (out, start + first * sizes.stride());
+            // SAFETY: each (sample, head) has a place of its own in the row of each token.
+            unsafe { put_rows(mixed, place, sizes) };
         }
     }
 }

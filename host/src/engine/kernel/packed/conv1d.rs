@@ -9,7 +9,7 @@ use super::super::activation::{self, Activation};
 use super::super::conv1d::Conv;
 use super::super::matmul::{self, Write};
 use super::super::threads::{self, Shared};
-use super::{Cow, Format, Left, Panels, TASK, multiply, pack};
+use super::{Cow, Format, Left, Panels, TASK, add_bias, multiply, pack};
 
 #[cfg(test)]
 mod tests;
@@ -211,12 +211,7 @@ pub fn forward<const BF16: bool>(
         to: (0, 1),
         from: (-conv.padding.cast_signed(), conv.stride),
     };
-    products(&source, &[phase], [conv.batch, conv.out_frames(), outputs], |_, y| {
-        let Some(bias) = bias else { return };
-        for y in y.chunks_exact_mut(conv.outputs) {
-            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-        }
-    })
+    products(&source, &[phase], [conv.batch, conv.out_frames(), outputs], |_, y| add_bias(y, bias))
 }
 
 /// The gradient of [`forward`] to x, `dx`; where `h` is given, x is GELU of it and the gradient to h is

@@ -4,12 +4,11 @@
 //! cache; only what GELU took, in words of the product's format (bf16 in half the memory), is written down for
 //! the backward pass, which makes GELU and its slope from it in one go.
 
-use super::super::dispatch::{Kernel, dispatch};
 use super::super::gelu;
 use super::super::threads::{self, Shared};
 use super::pack::{read_row, write_row};
 use super::rows::{Plain, Rows, Words};
-use super::{Format, Left, Panels, TASK, multiply, transposed};
+use super::{Format, Left, Panels, TASK, add_bias, multiply, transposed};
 
 /// Sizes of both maps; none is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +83,7 @@ pub fn forward(
         multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
         let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
         for (row, (h, words)) in (at..).zip(rows) {
-            add(h, maps.b1);
+            add_bias(h, maps.b1);
             write_row(format, words, h);
             if keeps {
                 // SAFETY: every row of words is put once, by the piece it belongs to.
@@ -96,7 +95,7 @@ pub fn forward(
             write_row(format, words, h);
         }
         multiply(&Left::from_words(format, &space.words, count, hidden), 0, &second, y, false);
-        y.chunks_exact_mut(outputs).for_each(|y| add(y, maps.b2));
+        add_bias(y, maps.b2);
     };
     let mut y = Vec::new();
     let all = if keeps { rows * height } else { 0 };
@@ -175,24 +174,4 @@ pub fn backward(
     let activated = Words { format, words: kept, width: hidden };
     let (w2, b2) = transposed::product_and_sums(format, dy, &activated, shape(outputs, hidden));
     (dx, Gradients { w1, b1, w2, b2 })
-}
-
-fn add(row: &mut [f32], bias: Option<&[f32]>) {
-    if let Some(bias) = bias {
-        dispatch(Add { row, bias });
-    }
-}
-
-struct Add<'a> {
-    row: &'a mut [f32],
-    bias: &'a [f32],
-}
-
-impl Kernel for Add<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        self.row.iter_mut().zip(self.bias).for_each(|(y, b)| *y += b);
-    }
 }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::dispatch::{Level, level};
+use super::dispatch::{Kernel, Level, dispatch, level};
 use super::matmul::Linear;
 use super::threads;
 use rows::{Plain, Rows};
@@ -358,12 +358,30 @@ pub fn linear<const BF16: bool>(
     sizes: Linear,
 ) -> Vec<f32> {
     let w = Panels::from_columns(Format::of(BF16), w, sizes.outputs, sizes.inputs);
-    rows_by_panels((x, sizes.rows), &w, |_, y| {
-        let Some(bias) = bias else { return };
-        for y in y.chunks_exact_mut(sizes.outputs) {
-            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+    rows_by_panels((x, sizes.rows), &w, |_, y| add_bias(y, bias))
+}
+
+/// Adds `bias`, where there is one, to every row of `y`, on the calling thread.
+fn add_bias(y: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        dispatch(AddBias { y, bias });
+    }
+}
+
+struct AddBias<'a> {
+    y: &'a mut [f32],
+    bias: &'a [f32],
+}
+
+impl Kernel for AddBias<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for y in self.y.chunks_exact_mut(self.bias.len().max(1)) {
+            y.iter_mut().zip(self.bias).for_each(|(y, b)| *y += b);
         }
-    })
+    }
 }
 
 /// `dy w`: the gradient of [`linear`] to its input; `finish` as in [`rows_by_panels`].

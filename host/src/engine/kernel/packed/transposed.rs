@@ -119,7 +119,7 @@ fn made(
 }
 
 impl Space {
-    /// Rows of the result from `first` on, summed over `range`; `part` holds zeros.
+    /// Rows of the result from `first` on, summed over `range`; the sums of `part` hold zeros, none where they are not wanted.
     fn sum(
         &mut self,
         format: Format,
@@ -135,15 +135,15 @@ impl Space {
             let words = format.words(k);
             self.left.resize(rows.div_ceil(HEIGHT) * HEIGHT * words, 0);
             self.right.resize(n.div_ceil(WIDTH) * WIDTH * words, 0);
-            let (range_of_block, made) = (start..start + k, &mut self.made);
+            let (block, made) = (start..start + k, &mut self.made);
             let left = (self.left.as_mut_slice(), HEIGHT * words);
-            pack::<HEIGHT>(format, left, (a, range_of_block.clone(), made), (first, rows));
+            pack::<HEIGHT>(format, left, (a, block.clone(), made), (first, rows));
             if !part.sums.is_empty() {
                 let rows = a.borrow(start, k).expect("rows that are summed lie in memory");
                 dispatch(AddRows { rows, stride: a.width(), first, sums: &mut part.sums });
             }
             let right = (self.right.as_mut_slice(), WIDTH * words);
-            pack::<WIDTH>(format, right, (b, range_of_block, made), (0, n));
+            pack::<WIDTH>(format, right, (b, block, made), (0, n));
             let words = Cow::Borrowed(self.left.as_slice());
             let left = Left { words, format, rows, k, tiled: true, stride: 0 };
             let right = Panels { words: Cow::Borrowed(&self.right), format, k, n };
