@@ -9,6 +9,7 @@ use super::plugin::{Places, method_rows, tell_refused};
 use super::words::{bytes_text, colour_on_stdout, say, say_json, table};
 use crate::Result;
 use crate::engine::device;
+use crate::engine::kernel::packed::Format;
 
 /// Show the machine, its processor's abilities, memory, and plugins found or refused
 #[derive(Args, Debug)]
@@ -59,6 +60,7 @@ fn facts() -> Vec<(&'static str, Value)> {
         Ok(gpus) => ("cuda", json!(gpus)),
         Err(why) => ("cuda", json!(format!("none: {why}"))),
     });
+    facts.push(("bf16", json!(bf16())));
     facts.extend(abilities().map(|(name, present)| (name, json!(present))));
     facts
 }
@@ -84,6 +86,14 @@ pub(super) fn memory(line: &str) -> Option<u64> {
     let rest = text.lines().find_map(|found| found.strip_prefix(line))?;
     let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
     Some(kib * 1024)
+}
+
+/// What `precision=bf16` is worth on the processor.
+fn bf16() -> &'static str {
+    match Format::of(true) {
+        Format::Bf16 => "multiplied by the processor",
+        Format::Rounded | Format::F32 => "rounded and multiplied in f32: less memory, no less time",
+    }
 }
 
 /// The processor's abilities that the engine has kernels for.

@@ -217,10 +217,7 @@ fn ceiling(device: &Device, precision: Precision) -> Result<f64> {
     if !device.is_cpu() {
         return ceiling_on(device, precision);
     }
-    let format = match precision {
-        Precision::F32 => Format::F32,
-        Precision::Bf16 => Format::Bf16,
-    };
+    let format = Format::of(precision == Precision::Bf16);
     let ones = vec![1.0; CEILING * CEILING];
     let left = Left::from_rows(format, &ones, CEILING, CEILING);
     let right = Panels::from_columns(format, &ones, CEILING, CEILING);

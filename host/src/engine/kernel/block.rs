@@ -6,6 +6,7 @@ use super::block_avx512;
 use super::dispatch::{Kernel, dispatch};
 #[cfg(target_arch = "x86_64")]
 use super::dispatch::{Level, level};
+use super::packed::tile::{self, Operands, Place, Segment, Target};
 
 /// The left operand: element (i, k) is `data[i row_stride + k inner_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +62,7 @@ pub fn product<T: Float>(a: Left<'_, T>, b: &[T], product: &Product, c: &mut [T]
     dispatch(RowByRow { a, b, product, c });
 }
 
-/// `c = a b` or `c += a b` in f32, by AVX-512 where the machine has it.
+/// `c = a b` or `c += a b` in f32, by tiles that stay in registers.
 pub fn product_f32(a: Left<'_, f32>, b: &[f32], product: &Product, c: &mut [f32]) {
     product.check(&a, b, c);
     #[cfg(target_arch = "x86_64")]
@@ -70,7 +71,30 @@ pub fn product_f32(a: Left<'_, f32>, b: &[f32], product: &Product, c: &mut [f32]
         unsafe { block_avx512::product(a, b, product, c) };
         return;
     }
-    dispatch(RowByRow { a, b, product, c });
+    let Product { rows, inner, cols, b_stride, c_stride, add } = *product;
+    if rows == 0 {
+        return;
+    }
+    let segment = [Segment { left: 0, right: 0, len: inner }];
+    let operands = Operands::new((a.data, a.inner_stride), (b, b_stride), &segment);
+    let whole = cols / tile::COLUMNS * tile::COLUMNS;
+    for column in (0..whole).step_by(tile::COLUMNS) {
+        let c = tile::room(&mut c[column..]);
+        let mut target = Target { c, columns: tile::COLUMNS, adds: add };
+        for row in (0..rows).step_by(tile::ROWS) {
+            let places: [Place; tile::ROWS] =
+                std::array::from_fn(|r| [(row + r) * a.row_stride, (row + r) * c_stride]);
+            // SAFETY: `c` holds numbers.
+            unsafe {
+                operands.make(&places[..tile::ROWS.min(rows - row)], column, &mut target);
+            }
+        }
+    }
+    if whole < cols {
+        let product = &Product { cols: cols - whole, ..*product };
+        let b = b.get(whole..).unwrap_or_default();
+        dispatch(RowByRow { a, b, product, c: &mut c[whole..] });
+    }
 }
 
 /// The sizes of a transposition: `[rows, cols]` with `stride` numbers from row to row, to

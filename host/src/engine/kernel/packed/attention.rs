@@ -47,59 +47,71 @@ impl<'a> Matrix<'a> {
 }
 
 /// Words that one operand after another is packed into.
-#[derive(Default)]
-struct Room(Vec<u32>);
+struct Room {
+    words: Vec<u32>,
+    format: Format,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { words: Vec::new(), format: Format::of(true) }
+    }
+}
 
 impl Room {
     /// The first `n` words; what they hold is of no account.
     fn words(&mut self, n: usize) -> &mut [u32] {
-        if self.0.len() < n {
-            self.0.resize(n, 0);
+        if self.words.len() < n {
+            self.words.resize(n, 0);
         }
-        &mut self.0[..n]
+        &mut self.words[..n]
     }
 
     /// `x` as a left operand.
     fn left(&mut self, x: Matrix<'_>) -> Left<'_> {
-        let height = Format::Bf16.words(x.columns);
+        let format = self.format;
+        let height = format.words(x.columns);
         let words = self.words(x.rows * height);
         for (words, row) in words.chunks_exact_mut(height).zip(x.numbers().chunks(x.stride)) {
-            pack::round_row(words, &row[..x.columns]);
+            pack::write_row(format, words, &row[..x.columns]);
         }
-        Left::from_words(Format::Bf16, words, x.rows, x.columns)
+        Left::from_words(format, words, x.rows, x.columns)
     }
 
     /// The transpose of `x` as a left operand.
     fn left_across(&mut self, x: Matrix<'_>) -> Left<'_> {
-        let height = Format::Bf16.words(x.rows);
+        let format = self.format;
+        let height = format.words(x.rows);
         let words = self.words(x.columns.div_ceil(HEIGHT) * HEIGHT * height);
         let tiles = (&mut *words, HEIGHT * height);
-        pack::interleave::<HEIGHT>(Format::Bf16, tiles, (x.numbers(), x.stride), (0, x.columns));
-        let (words, format) = (Cow::Borrowed(&*words), Format::Bf16);
+        pack::interleave::<HEIGHT>(format, tiles, (x.numbers(), x.stride), (0, x.columns));
+        let words = Cow::Borrowed(&*words);
         Left { words, format, rows: x.columns, k: x.rows, tiled: true, stride: 0 }
     }
 
     /// Packs `x` as a right operand.
     fn pack_right(&mut self, x: Matrix<'_>) {
-        let height = Format::Bf16.words(x.rows);
+        let format = self.format;
+        let height = format.words(x.rows);
         let words = self.words(x.columns.div_ceil(WIDTH) * WIDTH * height);
         let panels = (words, WIDTH * height);
-        pack::interleave::<WIDTH>(Format::Bf16, panels, (x.numbers(), x.stride), (0, x.columns));
+        pack::interleave::<WIDTH>(format, panels, (x.numbers(), x.stride), (0, x.columns));
     }
 
     /// Packs the transpose of `x` as a right operand; where rows are missing in the last 16 columns there are zeros.
     fn pack_right_across(&mut self, x: Matrix<'_>) {
-        let panel = Format::Bf16.words(x.columns) * WIDTH;
+        let format = self.format;
+        let panel = format.words(x.columns) * WIDTH;
         let words = self.words(x.rows.div_ceil(WIDTH) * panel);
         let rows = x.numbers().chunks(WIDTH * x.stride);
         for (words, rows) in words.chunks_exact_mut(panel).zip(rows) {
-            pack::columns(Format::Bf16, words, (rows, x.stride), x.columns);
+            pack::columns(format, words, (rows, x.stride), x.columns);
         }
     }
 
     /// What was packed, `[k, n]`.
     fn right(&self, k: usize, n: usize) -> Panels<'_> {
-        Panels { words: Cow::Borrowed(&self.0), format: Format::Bf16, k, n }
+        Panels { words: Cow::Borrowed(&self.words), format: self.format, k, n }
     }
 }
 

@@ -107,17 +107,17 @@ impl Space {
         let k = phase.taps * width;
         let (words, stride): (&[u32], usize) = match panels.format {
             Format::F32 => (bytemuck::cast_slice(&self.frames), step * width),
-            Format::Bf16 if width.is_multiple_of(2) => {
-                self.words.resize(self.frames.len() / 2, 0);
-                pack::round_row(&mut self.words, &self.frames);
-                (&self.words, step * width / 2)
+            format if width.is_multiple_of(format.group()) => {
+                self.words.resize(format.words(self.frames.len()), 0);
+                pack::write_row(format, &mut self.words, &self.frames);
+                (&self.words, format.words(step * width))
             }
-            Format::Bf16 => {
+            format => {
                 // A window may begin in the middle of a pair: each gets a row of its own.
                 let height = k.div_ceil(2);
                 self.words.resize(rows.len() * height, 0);
                 for (i, words) in self.words.chunks_exact_mut(height).enumerate() {
-                    pack::round_row(words, &self.frames[i * step * width..][..k]);
+                    pack::write_row(format, words, &self.frames[i * step * width..][..k]);
                 }
                 (&self.words, height)
             }

@@ -15,6 +15,7 @@ use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::correlated_avx512;
 use super::gathered::Gather;
+use super::tile::{self, Operands, Place, Segment, Target};
 use super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 
 /// Words along the summed dimension in a block, about: a panel of so many has 24 KiB.
@@ -22,7 +23,6 @@ const WORDS: usize = 192;
 /// Words of the source in a block, at most about: 256 KiB.
 const SCRATCH: usize = 64 * 1024;
 /// Words along the summed dimension from which on a run is read where it lies.
-#[cfg(target_arch = "x86_64")]
 const LONG: usize = 8;
 /// Pieces of work that are made, about.
 const PIECES: usize = 16;
@@ -199,6 +199,7 @@ struct Space {
     tops: Vec<usize>,
     /// Where the words of a panel begin in the source's, for each row of the block.
     starts: Vec<usize>,
+    segments: Vec<Segment>,
     /// A row of pixels.
     row: Vec<f32>,
     /// A pixel of zeros and another one.
@@ -245,10 +246,15 @@ impl Space {
 
     /// Adds to `part` the product of `left` and the panel whose `words` groups of 32 words lie at each of the starts.
     fn multiply(&mut self, left: &Left<'_>, words: usize, part: &mut [f32]) {
-        #[cfg(target_arch = "x86_64")]
-        if words >= LONG && correlated_avx512::add(left, &self.source, (&self.starts, words), part)
-        {
-            return;
+        if words >= LONG {
+            let runs = (self.starts.as_slice(), words);
+            #[cfg(target_arch = "x86_64")]
+            if correlated_avx512::add(left, &self.source, runs, part) {
+                return;
+            }
+            if left.format != Format::Bf16 {
+                return add(left, &self.source, runs, &mut self.segments, part);
+            }
         }
         let mut right = std::mem::take(&mut self.right);
         right.clear();
@@ -318,6 +324,36 @@ impl Space {
             let room = Room { words: to, step: layout.row(), depth: layout.depth, at: number };
             let places = (layout.left, plane.first, gather.stride);
             push_plane(*format, room, places, (&self.row, count), &mut self.pair);
+        }
+    }
+}
+
+/// Adds `left b` to `c` `[rows, 32]`, where the words of `b` are `len` groups of 32 at each of `starts`, one after the
+/// other; `segments` is room. As [`correlated_avx512::add`], for every machine.
+fn add(
+    left: &Left<'_>,
+    words: &[u32],
+    (starts, len): (&[usize], usize),
+    segments: &mut Vec<Segment>,
+    c: &mut [f32],
+) {
+    let depth = starts.len() * len;
+    assert!(left.tiled && left.k == depth && c.len() == left.rows * WIDTH, "shapes of a product");
+    segments.clear();
+    let steps = (0..).step_by(len * HEIGHT);
+    segments.extend(steps.zip(starts).map(|(left, right)| Segment { left, right: *right, len }));
+    let numbers = (bytemuck::cast_slice(&left.words), HEIGHT);
+    let operands = Operands::new(numbers, (bytemuck::cast_slice(words), WIDTH), segments);
+    for column in (0..WIDTH).step_by(tile::COLUMNS) {
+        let c = tile::room(&mut c[column..]);
+        let mut target = Target { c, columns: tile::COLUMNS, adds: true };
+        for row in (0..left.rows).step_by(tile::ROWS) {
+            let place = row / HEIGHT * depth * HEIGHT + row % HEIGHT;
+            let places: [Place; tile::ROWS] =
+                std::array::from_fn(|r| [place + r, (row + r) * WIDTH]);
+            let places = &places[..tile::ROWS.min(left.rows - row)];
+            // SAFETY: `c` holds numbers.
+            unsafe { operands.make(places, column, &mut target) };
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn add(
 ) -> bool {
     let bf16 = match (left.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) => true,
-        (Format::F32, Level::Avx512 | Level::Avx512Bf16) => false,
+        (Format::F32 | Format::Rounded, Level::Avx512 | Level::Avx512Bf16) => false,
         _ => return false,
     };
     let depth = starts.len() * len;

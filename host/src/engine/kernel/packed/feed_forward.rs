@@ -57,11 +57,13 @@ struct Space {
     hidden: Vec<f32>,
     /// The same as words of the second product.
     words: Vec<u32>,
+    /// One row as it is kept.
+    kept: Vec<u32>,
     /// One row of what GELU took.
     before: Vec<f32>,
 }
 
-/// The result `[rows, outputs]`, and, where it `keeps` them, the words of what GELU took.
+/// The result `[rows, outputs]`, and, where it `keeps` them, the words ([`Format::kept`]) of what GELU took.
 ///
 /// # Panics
 /// When a slice is too short.
@@ -73,24 +75,25 @@ pub fn forward(
     keeps: bool,
 ) -> (Vec<f32>, Vec<u32>) {
     let Sizes { rows, inputs, hidden, outputs } = sizes;
-    let height = format.words(hidden);
+    let (height, kept_height) = (format.words(hidden), format.kept().words(hidden));
     let first = Panels::from_columns(format, maps.w1, hidden, inputs);
     let second = Panels::from_columns(format, maps.w2, outputs, hidden);
     let piece = |space: &mut Space, task: usize, y: &mut [f32], kept: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, y.len() / outputs);
         space.hidden.resize(count * hidden, 0.0);
         space.words.resize(count * height, 0);
+        space.kept.resize(kept_height, 0);
         multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
         let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
         for (row, (h, words)) in (at..).zip(rows) {
             add_bias(h, maps.b1);
-            write_row(format, words, h);
+            write_row(format.kept(), &mut space.kept, h);
             if keeps {
                 // SAFETY: every row of words is put once, by the piece it belongs to.
-                unsafe { kept.put(row * height, words) };
+                unsafe { kept.put(row * kept_height, &space.kept) };
             }
             // GELU of what is kept, whose slope the backward pass takes.
-            read_row(format, words, h);
+            read_row(format.kept(), &space.kept, h);
             gelu::in_place(h);
             write_row(format, words, h);
         }
@@ -98,7 +101,7 @@ pub fn forward(
         add_bias(y, maps.b2);
     };
     let mut y = Vec::new();
-    let all = if keeps { rows * height } else { 0 };
+    let all = if keeps { rows * kept_height } else { 0 };
     // SAFETY: the pieces put every row of words that there is room for.
     let kept = unsafe {
         threads::put(all, |kept| {
@@ -127,17 +130,18 @@ pub fn backward(
     finish: impl Fn(usize, &mut [f32]) + Sync,
 ) -> (Vec<f32>, Gradients) {
     let Sizes { rows, inputs, hidden, outputs } = sizes;
-    let height = format.words(hidden);
+    let (height, kept_height) = (format.words(hidden), format.kept().words(hidden));
     let second = Panels::from_rows(format, maps.w2, outputs, hidden);
     let first = Panels::from_rows(format, maps.w1, hidden, inputs);
     let dy_rows = Plain { x: dy, width: outputs };
     let mut partials = vec![0.0; rows.div_ceil(TASK) * hidden];
     let sums = Shared::new(&mut partials);
-    let activated = Shared::new(&mut kept[..rows * height]);
+    let activated = Shared::new(&mut kept[..rows * kept_height]);
     let piece = |space: &mut Space, task: usize, dx: &mut [f32], dh_words: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, dx.len() / inputs);
         space.hidden.resize(count * hidden, 0.0);
         space.words.resize(count * height, 0);
+        space.kept.resize(kept_height, 0);
         space.before.resize(hidden, 0.0);
         let left = space.input.left(format, &dy_rows, at, count);
         multiply(&left, 0, &second, &mut space.hidden, false);
@@ -146,13 +150,14 @@ pub fn backward(
         let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
         for (row, (dh, words)) in (at..).zip(rows) {
             // SAFETY: every row of words is taken once, by the piece it belongs to.
-            let activated = unsafe { activated.part(row * height, height) };
-            read_row(format, activated, &mut space.before);
+            let activated = unsafe { activated.part(row * kept_height, kept_height) };
+            read_row(format.kept(), activated, &mut space.before);
             gelu::turn(&mut space.before, dh, sums);
-            write_row(format, activated, &space.before);
+            write_row(format.kept(), activated, &space.before);
             write_row(format, words, dh);
+            write_row(format.kept(), &mut space.kept, dh);
             // SAFETY: as above.
-            unsafe { dh_words.put(row * height, words) };
+            unsafe { dh_words.put(row * kept_height, &space.kept) };
         }
         multiply(&Left::from_words(format, &space.words, count, hidden), 0, &first, dx, false);
         finish(at, dx);
@@ -163,15 +168,15 @@ pub fn backward(
         dx = threads::made(len, Space::default, |space, task, dx| piece(space, task, dx, dh));
     };
     // SAFETY: the pieces put every row of it.
-    let dh = unsafe { threads::put(rows * height, all) };
+    let dh = unsafe { threads::put(rows * kept_height, all) };
     let mut b1 = vec![0.0; hidden];
     threads::add_partial_sums(&partials, &mut b1);
     let shape = |m, n| transposed::Shape { k: rows, m, n };
     let w1 = {
-        let dh = Words { format, words: dh, width: hidden };
+        let dh = Words { format: format.kept(), words: dh, width: hidden };
         transposed::product(format, &dh, x, shape(hidden, inputs))
     };
-    let activated = Words { format, words: kept, width: hidden };
+    let activated = Words { format: format.kept(), words: kept, width: hidden };
     let (w2, b2) = transposed::product_and_sums(format, dy, &activated, shape(outputs, hidden));
     (dx, Gradients { w1, b1, w2, b2 })
 }

@@ -5,7 +5,6 @@
 //! runs of words and no matrix of columns is ever made. Each task converts the rows of the source that
 //! it needs, with zeros around them, into scratch space that stays in the cache.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 
@@ -16,7 +15,8 @@ use super::super::dispatch::{Level, level};
 use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::gathered_avx512;
-use super::{Format, Left, Panels, WIDTH, multiply, pack};
+use super::tile::{self, Operands, Place, Segment, Target};
+use super::{Format, Panels, WIDTH, pack};
 
 /// Pixels of the result that one task makes, about.
 const PIXELS: usize = 192;
@@ -298,9 +298,6 @@ fn chunks(taps: &[usize], words: usize) -> Vec<Chunk> {
     chunks
 }
 
-/// Where a pixel's first tap lies in the scratch space, and where the pixel lies in the task's result.
-pub(super) type Place = [usize; 2];
-
 /// What one thread uses again and again.
 #[derive(Default)]
 struct Scratch {
@@ -364,12 +361,13 @@ impl Scratch {
         before.fill(0);
         behind.fill(0);
         match p.format {
-            Format::F32 => words.copy_from_slice(bytemuck::cast_slice(row)),
-            Format::Bf16 if source.channels.is_multiple_of(2) => pack::round_row(words, row),
-            Format::Bf16 => {
+            format if source.channels.is_multiple_of(format.group()) => {
+                pack::write_row(format, words, row);
+            }
+            format => {
                 let pixels = row.chunks_exact(source.channels);
                 words.chunks_exact_mut(p.words).zip(pixels).for_each(|(words, pixel)| {
-                    pack::round_row(words, pixel);
+                    pack::write_row(format, words, pixel);
                 });
             }
         }
@@ -437,35 +435,32 @@ unsafe fn run(
     y: &mut [MaybeUninit<f32>],
     adds: bool,
 ) {
+    let bf16 = panels.format == Format::Bf16;
     #[cfg(target_arch = "x86_64")]
-    match (panels.format, level()) {
-        (Format::Bf16, Level::Avx512Bf16) | (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
-            // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16; the rest is the caller's promise.
-            return unsafe { run_avx512((words, places), (panels, chunks), y, adds) };
-        }
-        _ => {}
+    if level() >= if bf16 { Level::Avx512Bf16 } else { Level::Avx512 } {
+        // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16; the rest is the caller's promise.
+        return unsafe { run_avx512((words, places), (panels, chunks), y, adds) };
     }
-    let (format, n, k) = (panels.format, panels.n, panels.k);
-    let mut rows = Vec::with_capacity(places.len() * format.words(k));
-    for [from, _] in places {
-        for Run { offset, len } in chunks.iter().flat_map(|chunk| &chunk.runs) {
-            rows.extend_from_slice(&words[from + offset..][..*len]);
-        }
-    }
-    let (words, stride) = (Cow::Owned(rows), format.words(k));
-    let left = Left { words, format, rows: places.len(), k, tiled: false, stride };
-    let mut made = vec![0.0; places.len() * n];
-    if !made.is_empty() {
-        multiply(&left, 0, panels, &mut made, false);
-    }
-    for ([_, to], made) in places.iter().zip(made.chunks_exact(n)) {
-        for (y, made) in y[*to..][..n].iter_mut().zip(made) {
-            let mut sum = *made;
-            if adds {
-                // SAFETY: the caller promises a number.
-                sum += unsafe { y.assume_init() };
+    assert!(!bf16, "pairs are gathered for processors that multiply them");
+    let words: &[f32] = bytemuck::cast_slice(words);
+    let mut segments = Vec::new();
+    for chunk in chunks {
+        segments.clear();
+        let mut right = 0;
+        segments.extend(chunk.runs.iter().map(|Run { offset, len }| {
+            right += len * WIDTH;
+            Segment { left: *offset, right: right - len * WIDTH, len: *len }
+        }));
+        for column in (0..panels.n).step_by(tile::COLUMNS) {
+            let panel = (column / WIDTH * panels.k + chunk.first) * WIDTH;
+            let right = bytemuck::cast_slice(&panels.words[panel..][..chunk.depth * WIDTH]);
+            let operands = Operands::new((words, 1), (right, WIDTH), &segments);
+            let columns = tile::COLUMNS.min(panels.n - column);
+            let mut target = Target { c: &mut y[column..], columns, adds: adds || chunk.first > 0 };
+            for places in places.chunks(tile::ROWS) {
+                // SAFETY: the caller promises numbers where it adds; after the first chunk there are some.
+                unsafe { operands.make(places, column % WIDTH, &mut target) };
             }
-            y.write(sum);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::arch::x86_64::{
 };
 use std::mem::MaybeUninit;
 
-use super::gathered::{Place, Run};
+use super::gathered::Run;
 use super::register::{by_rows, each_row, pairs, put_row, spread, words};
+use super::tile::Place;
 use super::{HEIGHT, WIDTH};
 
 /// What is multiplied by one piece of a panel.

@@ -35,6 +35,9 @@ mod register;
 pub mod rows;
 #[cfg(test)]
 mod tests;
+pub mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tile_avx2;
 pub mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod vector;
@@ -51,14 +54,28 @@ pub const TASK: usize = 96;
 pub enum Format {
     /// One f32.
     F32,
+    /// One f32 that was rounded to bf16: the same products as of [`Format::Bf16`], where no instruction multiplies pairs.
+    Rounded,
     /// Two bf16, neighbours along the summed dimension.
     Bf16,
 }
 
 impl Format {
-    /// bf16 pairs where `bf16`, else f32.
-    pub const fn of(bf16: bool) -> Self {
-        if bf16 { Self::Bf16 } else { Self::F32 }
+    /// f32, or, where `bf16`, numbers of bf16 as this machine multiplies them.
+    pub fn of(bf16: bool) -> Self {
+        match (bf16, level()) {
+            (false, _) => Self::F32,
+            (true, Level::Avx512Bf16) => Self::Bf16,
+            (true, _) => Self::Rounded,
+        }
+    }
+
+    /// How the same numbers are kept in memory.
+    pub const fn kept(self) -> Self {
+        match self {
+            Self::F32 => Self::F32,
+            Self::Rounded | Self::Bf16 => Self::Bf16,
+        }
     }
 
     /// Bytes of a number, but for what fills up the last word of a row.
@@ -69,7 +86,7 @@ impl Format {
     /// Elements of one word.
     const fn group(self) -> usize {
         match self {
-            Self::F32 => 1,
+            Self::F32 | Self::Rounded => 1,
             Self::Bf16 => 2,
         }
     }
@@ -84,7 +101,7 @@ impl Format {
 #[inline(always)]
 fn element(format: Format, word: u32, at: usize) -> f32 {
     match format {
-        Format::F32 => f32::from_bits(word),
+        Format::F32 | Format::Rounded => f32::from_bits(word),
         Format::Bf16 if at.is_multiple_of(2) => f32::from_bits(word << 16),
         Format::Bf16 => f32::from_bits(word & 0xFFFF_0000),
     }
@@ -108,7 +125,7 @@ impl<'a> Left<'a> {
     pub fn from_rows(format: Format, x: &'a [f32], rows: usize, k: usize) -> Self {
         let words = match format {
             Format::F32 => Cow::Borrowed(bytemuck::cast_slice(&x[..rows * k])),
-            Format::Bf16 => Cow::Owned(rounded_rows(x, rows, k)),
+            _ => Cow::Owned(rounded_rows(format, x, rows, k)),
         };
         Self { words, format, rows, k, tiled: false, stride: format.words(k) }
     }
@@ -142,13 +159,13 @@ impl<'a> Left<'a> {
     }
 }
 
-fn rounded_rows(x: &[f32], rows: usize, k: usize) -> Vec<u32> {
-    let height = k.div_ceil(2);
+fn rounded_rows(format: Format, x: &[f32], rows: usize, k: usize) -> Vec<u32> {
+    let height = format.words(k);
     let mut words = vec![0; rows * height];
     if k > 0 {
         words.par_chunks_mut(height * 32).zip(x.par_chunks(k * 32)).for_each(|(words, x)| {
             for (words, x) in words.chunks_mut(height).zip(x.chunks(k)) {
-                pack::round_row(words, x);
+                pack::write_row(format, words, x);
             }
         });
     }
@@ -269,13 +286,16 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accum
             // SAFETY: `level` found AVX-512 and AVX512-BF16.
             return unsafe { vector::block::<true>(a, first, b, c, accumulate) };
         }
-        (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
+        (Format::F32 | Format::Rounded, Level::Avx512 | Level::Avx512Bf16) => {
             // SAFETY: `level` found AVX-512.
             return unsafe { vector::block::<false>(a, first, b, c, accumulate) };
         }
         _ => {}
     }
-    portable::block(a, first, b, c, accumulate);
+    match a.format {
+        Format::F32 | Format::Rounded => tile::block(a, first, b, c, accumulate),
+        Format::Bf16 => portable::block(a, first, b, c, accumulate),
+    }
 }
 
 /// `x b` for `x` `[rows, k]`, whose rows are made and rounded piece by piece.
@@ -317,7 +337,7 @@ impl Space {
         let (rows, words) = self.rows(x, first, count);
         let words = match format {
             Format::F32 => bytemuck::cast_slice(rows),
-            Format::Bf16 => round_rows(rows, x.width(), words),
+            _ => round_rows(format, rows, x.width(), words),
         };
         Left::from_words(format, words, count, x.width())
     }
@@ -338,11 +358,11 @@ impl Space {
     }
 }
 
-fn round_rows<'a>(x: &[f32], k: usize, words: &'a mut Vec<u32>) -> &'a [u32] {
-    let height = k.div_ceil(2).max(1);
+fn round_rows<'a>(format: Format, x: &[f32], k: usize, words: &'a mut Vec<u32>) -> &'a [u32] {
+    let height = format.words(k).max(1);
     words.resize(x.len() / k.max(1) * height, 0);
     for (words, x) in words.chunks_mut(height).zip(x.chunks(k.max(1))) {
-        pack::round_row(words, x);
+        pack::write_row(format, words, x);
     }
     words
 }

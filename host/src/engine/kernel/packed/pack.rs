@@ -1,6 +1,6 @@
 //! Packing operands: to bf16 pairs, interleaved or transposed, by the machine's widest instructions.
 
-use super::super::dispatch::{Level, level};
+use super::super::dispatch::{Kernel, Level, dispatch, level};
 #[cfg(target_arch = "x86_64")]
 use super::pack_avx512;
 use super::{Format, WIDTH};
@@ -13,25 +13,63 @@ pub(super) fn round(x: f32) -> u32 {
     if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
 }
 
+/// The nearest number of bf16.
+#[inline(always)]
+fn rounded(x: f32) -> f32 {
+    f32::from_bits(round(x) << 16)
+}
+
 #[inline(always)]
 fn pair(low: f32, high: f32) -> u32 {
     round(low) | (round(high) << 16)
 }
 
 /// Rounds one row into words of two; an odd last element is paired with 0.
-pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
+fn round_row(words: &mut [u32], x: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512Bf16 {
         // SAFETY: the level was found.
         unsafe { pack_avx512::round_row(words, x) };
         return;
     }
-    let (whole, rest) = x.as_chunks::<2>();
-    for (word, [low, high]) in words.iter_mut().zip(whole) {
-        *word = pair(*low, *high);
+    dispatch(RoundPairs { words, x });
+}
+
+struct RoundPairs<'a> {
+    words: &'a mut [u32],
+    x: &'a [f32],
+}
+
+impl Kernel for RoundPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { words, x } = self;
+        let (whole, rest) = x.as_chunks::<2>();
+        for (word, [low, high]) in words.iter_mut().zip(whole) {
+            *word = pair(*low, *high);
+        }
+        if let ([last], Some(word)) = (rest, words.get_mut(whole.len())) {
+            *word = pair(*last, 0.0);
+        }
     }
-    if let ([last], Some(word)) = (rest, words.get_mut(whole.len())) {
-        *word = pair(*last, 0.0);
+}
+
+/// Rounds numbers into words of one.
+struct Round<'a> {
+    words: &'a mut [u32],
+    x: &'a [f32],
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (word, x) in self.words.iter_mut().zip(self.x) {
+            *word = rounded(*x).to_bits();
+        }
     }
 }
 
@@ -39,6 +77,7 @@ pub(super) fn round_row(words: &mut [u32], x: &[f32]) {
 pub(super) fn write_row(format: Format, words: &mut [u32], x: &[f32]) {
     match format {
         Format::F32 => words.copy_from_slice(bytemuck::cast_slice(x)),
+        Format::Rounded => dispatch(Round { words, x }),
         Format::Bf16 => round_row(words, x),
     }
 }
@@ -46,7 +85,7 @@ pub(super) fn write_row(format: Format, words: &mut [u32], x: &[f32]) {
 /// Reads a row from its words.
 pub(super) fn read_row(format: Format, words: &[u32], x: &mut [f32]) {
     match format {
-        Format::F32 => x.copy_from_slice(bytemuck::cast_slice(words)),
+        Format::F32 | Format::Rounded => x.copy_from_slice(bytemuck::cast_slice(words)),
         Format::Bf16 => unpack(words, x),
     }
 }
@@ -59,9 +98,26 @@ fn unpack(words: &[u32], x: &mut [f32]) {
         unsafe { pack_avx512::unpack(words, x) };
         return;
     }
-    for (x, word) in x.chunks_mut(2).zip(words) {
-        for (at, x) in x.iter_mut().enumerate() {
-            *x = super::element(Format::Bf16, *word, at);
+    dispatch(Unpack { words, x });
+}
+
+struct Unpack<'a> {
+    words: &'a [u32],
+    x: &'a mut [f32],
+}
+
+impl Kernel for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let (whole, rest) = self.x.as_chunks_mut::<2>();
+        let last = self.words.get(whole.len());
+        for (x, word) in whole.iter_mut().zip(self.words) {
+            *x = [0, 1].map(|at| super::element(Format::Bf16, *word, at));
+        }
+        if let ([x], Some(word)) = (rest, last) {
+            *x = super::element(Format::Bf16, *word, 0);
         }
     }
 }
@@ -105,21 +161,61 @@ pub(super) fn interleave<const N: usize>(
         unsafe { pack_avx512::interleave::<N>((words, step), (x, stride), (first, columns)) };
         return;
     }
-    for (at, rows) in x.chunks((format.group() * stride).max(1)).enumerate() {
-        let (low, high) = rows.split_at(stride.min(rows.len()));
-        let low = &low[first..first + columns];
-        let high = high.get(first..first + columns).unwrap_or_default();
-        for (tile, low) in low.chunks(N).enumerate() {
-            let words = &mut words[tile * step + at * N..][..low.len()];
-            match format {
-                Format::F32 => words.copy_from_slice(bytemuck::cast_slice(low)),
-                Format::Bf16 => {
-                    let high = high.iter().skip(tile * N).copied().chain(std::iter::repeat(0.0));
-                    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
-                        *word = pair(*low, high);
+    dispatch(Interleave::<N> { format, words, step, x, stride, first, columns });
+}
+
+struct Interleave<'a, const N: usize> {
+    format: Format,
+    words: &'a mut [u32],
+    step: usize,
+    x: &'a [f32],
+    stride: usize,
+    first: usize,
+    columns: usize,
+}
+
+impl<const N: usize> Interleave<'_, N> {
+    /// Makes each group of words from the numbers above and below each other that `word` makes one of. In groups of one
+    /// row there is none below, nor in the last row of an odd number: it counts as 0.
+    #[inline(always)]
+    fn each(self, word: impl Fn(f32, f32) -> u32) {
+        let Self { format, words, step, x, stride, first, columns } = self;
+        for (at, rows) in x.chunks((format.group() * stride).max(1)).enumerate() {
+            let (low, high) = rows.split_at(stride.min(rows.len()));
+            let high = high.get(first..first + columns).unwrap_or_default();
+            let (low, low_rest) = low[first..first + columns].as_chunks::<N>();
+            let (high, high_rest) = high.as_chunks::<N>();
+            for (tile, low) in low.iter().enumerate() {
+                let words = &mut words[tile * step + at * N..][..N];
+                match high.get(tile) {
+                    Some(high) => {
+                        for ((to, low), high) in words.iter_mut().zip(low).zip(high) {
+                            *to = word(*low, *high);
+                        }
                     }
+                    None => words.iter_mut().zip(low).for_each(|(to, low)| *to = word(*low, 0.0)),
                 }
             }
+            if !low_rest.is_empty() {
+                let words = &mut words[low.len() * step + at * N..];
+                let high = high_rest.iter().copied().chain(std::iter::repeat(0.0));
+                for ((to, low), high) in words.iter_mut().zip(low_rest).zip(high) {
+                    *to = word(*low, high);
+                }
+            }
+        }
+    }
+}
+
+impl<const N: usize> Kernel for Interleave<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        match self.format {
+            Format::F32 => self.each(|low, _| low.to_bits()),
+            Format::Rounded => self.each(|low, _| rounded(low).to_bits()),
+            Format::Bf16 => self.each(pair),
         }
     }
 }
@@ -140,14 +236,38 @@ pub(super) fn columns(format: Format, words: &mut [u32], (x, stride): (&[f32], u
         }
         _ => {}
     }
-    // Columns that are missing hold what a reused room held.
-    words.fill(0);
-    for (j, x) in x.chunks(stride).take(WIDTH).enumerate() {
-        for (at, x) in x[..k].chunks(format.group()).enumerate() {
-            words[at * WIDTH + j] = match format {
-                Format::F32 => x[0].to_bits(),
-                Format::Bf16 => pair(x[0], x.get(1).copied().unwrap_or(0.0)),
-            };
+    dispatch(Columns { format, words, x, stride, k });
+}
+
+struct Columns<'a> {
+    format: Format,
+    words: &'a mut [u32],
+    x: &'a [f32],
+    stride: usize,
+    k: usize,
+}
+
+impl Kernel for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { format, words, x, stride, k } = self;
+        let group = format.group();
+        let count = x.len().div_ceil(stride).min(WIDTH);
+        // Line by line of `words`: written along, and read from lines that stay in the cache.
+        for (at, words) in words.chunks_mut(WIDTH).enumerate() {
+            let (room, missing) = words.split_at_mut(count);
+            for (word, x) in room.iter_mut().zip(x.chunks(stride)) {
+                let x = &x[at * group..k];
+                *word = match format {
+                    Format::F32 => x[0].to_bits(),
+                    Format::Rounded => rounded(x[0]).to_bits(),
+                    Format::Bf16 => pair(x[0], x.get(1).copied().unwrap_or(0.0)),
+                };
+            }
+            // They hold what a reused room held.
+            missing.fill(0);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The product on machines without AVX-512: operands unpacked to f32, then the `gemm` crate.
+//! Products of bf16 pairs on machines whose processors don't multiply them: unpacked to f32 first. Training there packs
+//! [`Format::Rounded`] instead.
 
-use super::{Left, Panels, element};
+use super::{Format, Left, Panels, element, tile};
 
 /// Makes the rows of `c` from `first` on.
 pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
@@ -14,35 +15,6 @@ pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], a
     for at in 0..k {
         right.extend((0..n).map(|column| element(b.format, b.word(at / group, column), at)));
     }
-    if !accumulate {
-        c.fill(0.0);
-    }
-    if k == 0 {
-        return;
-    }
-    let stride = |columns: usize| columns.cast_signed();
-    // SAFETY: `left` is `[rows, k]`, `right` `[k, n]` and `c` `[rows, n]`, all row-major and apart.
-    unsafe {
-        gemm::gemm(
-            rows,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            stride(n),
-            true,
-            left.as_ptr(),
-            1,
-            stride(k),
-            right.as_ptr(),
-            1,
-            stride(n),
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    let left = Left::from_rows(Format::F32, &left, rows, k);
+    tile::block(&left, 0, &Panels::from_rows(Format::F32, &right, k, n), c, accumulate);
 }

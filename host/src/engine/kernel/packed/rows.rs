@@ -104,7 +104,7 @@ impl Rows for Words {
     }
 
     fn borrow(&self, first: usize, count: usize) -> Option<&[f32]> {
-        (self.format == Format::F32).then(|| bytemuck::cast_slice(self.rows(first, count)))
+        (self.format != Format::Bf16).then(|| bytemuck::cast_slice(self.rows(first, count)))
     }
 
     fn borrow_pairs(&self, first: usize, count: usize) -> Option<&[u32]> {

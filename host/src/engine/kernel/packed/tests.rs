@@ -1,6 +1,7 @@
 //! Packed products against plain ones in f64.
 
 use super::pack::round;
+use super::tile::Segment;
 use super::*;
 use crate::random::Stream;
 
@@ -17,7 +18,7 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 fn expected(format: Format, a: &[f32], b: &[f32], (k, n): (usize, usize)) -> Vec<f64> {
     let value = |x: f32| match format {
         Format::F32 => f64::from(x),
-        Format::Bf16 => f64::from(f32::from_bits(round(x) << 16)),
+        Format::Rounded | Format::Bf16 => f64::from(f32::from_bits(round(x) << 16)),
     };
     let rows = a.len() / k;
     (0..rows * n)
@@ -33,15 +34,25 @@ fn assert_near(got: &[f32], expected: &[f64], k: usize) {
     }
 }
 
+const FORMATS: [Format; 3] = [Format::F32, Format::Rounded, Format::Bf16];
+
 const SHAPES: [(usize, usize, usize); 7] =
     [(1, 1, 1), (12, 2, 32), (13, 3, 33), (97, 65, 40), (5, 400, 70), (200, 7, 31), (30, 1001, 3)];
+
+/// The product on machines without AVX-512.
+fn by_tiles(left: &Left<'_>, right: &Panels<'_>, c: &mut [f32], accumulate: bool) {
+    match left.format {
+        Format::Bf16 => portable::block(left, 0, right, c, accumulate),
+        _ => tile::block(left, 0, right, c, accumulate),
+    }
+}
 
 #[test]
 fn every_layout_and_format_gives_the_product() {
     for (rows, k, n) in SHAPES {
         let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
         let (at, bt) = (transpose(&a, rows, k), transpose(&b, k, n));
-        for format in [Format::F32, Format::Bf16] {
+        for format in FORMATS {
             let expected = expected(format, &a, &b, (k, n));
             let lefts =
                 [Left::from_rows(format, &a, rows, k), Left::from_columns(format, &at, k, rows)];
@@ -52,7 +63,7 @@ fn every_layout_and_format_gives_the_product() {
                 matmul(left, right, &mut c, false);
                 assert_near(&c, &expected, k);
                 let mut c = vec![f32::NAN; rows * n];
-                portable::block(left, 0, right, &mut c, false);
+                by_tiles(left, right, &mut c, false);
                 assert_near(&c, &expected, k);
             }
         }
@@ -60,9 +71,9 @@ fn every_layout_and_format_gives_the_product() {
 }
 
 #[test]
-fn both_kernels_can_add_to_what_is_there() {
+fn every_kernel_can_add_to_what_is_there() {
     for (rows, k, n) in SHAPES {
-        for format in [Format::F32, Format::Bf16] {
+        for format in FORMATS {
             let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
             let left = Left::from_rows(format, &a, rows, k);
             let right = Panels::from_rows(format, &b, k, n);
@@ -72,17 +83,64 @@ fn both_kernels_can_add_to_what_is_there() {
             matmul(&left, &right, &mut c, true);
             assert_near(&c, &sums, k);
             let mut c = vec![1.0; rows * n];
-            portable::block(&left, 0, &right, &mut c, true);
+            by_tiles(&left, &right, &mut c, true);
             assert_near(&c, &sums, k);
         }
     }
 }
 
 #[test]
+fn tiles_of_every_edge_size_sum_their_segments_by_any_instructions() {
+    let (left, right) = (numbers("a", 200), numbers("b", 900));
+    // One segment goes back in the right operand, one is empty.
+    let segments = [(0, 8, 5), (30, 1, 0), (7, 0, 9)];
+    let segments = segments.map(|(left, right, len)| Segment { left, right: right * 40, len });
+    let operands = tile::Operands::new((&left, 3), (&right, 40), &segments);
+    let column = 20;
+    for rows in 0..=tile::ROWS {
+        for columns in [1, 15, tile::COLUMNS] {
+            for adds in [false, true] {
+                let places: Vec<_> = (0..rows).map(|r| [r * 25, r * 17 + 2]).collect();
+                let (mut made, mut plain) = (vec![1.0; 120], vec![1.0; 120]);
+                let mut expected = vec![1.0; 120];
+                for [from, to] in &places {
+                    for j in 0..columns {
+                        let steps = segments.iter().flat_map(|s| (0..s.len).map(move |p| (s, p)));
+                        let sum = steps.map(|(s, p)| {
+                            let left = left[from + s.left + 3 * p];
+                            f64::from(left) * f64::from(right[s.right + 40 * p + column + j])
+                        });
+                        expected[to + j] = f64::from(u8::from(adds)) + sum.sum::<f64>();
+                    }
+                }
+                let target = |c| tile::Target { c: tile::room(c), columns, adds };
+                // SAFETY: both hold numbers.
+                unsafe { operands.make(&places, column, &mut target(&mut made)) };
+                // SAFETY: as above.
+                unsafe { operands.make_plain(&places, column, &mut target(&mut plain)) };
+                assert_near(&made, &expected, 14);
+                assert_near(&plain, &expected, 14);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "its columns")]
+fn a_tile_that_ends_outside_of_an_operand_is_refused() {
+    let segments = [Segment { left: 0, right: 0, len: 3 }];
+    let (left, right, mut c) = ([1.0; 3], [1.0; 47], [0.0; 16]);
+    let operands = tile::Operands::new((&left, 1), (&right, 16), &segments);
+    let mut target = tile::Target { c: tile::room(&mut c), columns: 16, adds: false };
+    // SAFETY: `c` holds numbers.
+    unsafe { operands.make(&[[0, 0]], 0, &mut target) };
+}
+
+#[test]
 fn finish_sees_every_row_once_after_it_is_done() {
     let (rows, k, n) = (200, 4, 5);
     let (a, b) = (numbers("a", rows * k), numbers("b", k * n));
-    for format in [Format::F32, Format::Bf16] {
+    for format in FORMATS {
         let right = Panels::from_rows(format, &b, k, n);
         let c = rows_by_panels((&Plain { x: &a, width: k }, rows), &right, |first, piece| {
             for (i, row) in piece.chunks_mut(n).enumerate() {
@@ -101,7 +159,7 @@ fn a_transposed_product_sums_over_every_row_in_groups_or_at_once() {
     for (k, m, n) in shapes {
         let (a, b) = (numbers("a", k * m), numbers("b", k * n));
         let across = transpose(&a, k, m);
-        for format in [Format::F32, Format::Bf16] {
+        for format in FORMATS {
             let sums = expected(format, &across, &b, (k, n));
             let shape = transposed::Shape { k, m, n };
             let (product, columns) =
@@ -128,13 +186,15 @@ fn words(format: Format, x: &[f32], width: usize) -> rows::Words {
 
 #[test]
 fn rows_come_back_from_their_words_as_they_were_rounded() {
-    for (format, width) in [(Format::F32, 5), (Format::Bf16, 1), (Format::Bf16, 37)] {
+    for (format, width) in
+        [(Format::F32, 5), (Format::Rounded, 19), (Format::Bf16, 1), (Format::Bf16, 37)]
+    {
         let x = numbers("a", 3 * width);
         let mut read = vec![f32::NAN; 2 * width];
         words(format, &x, width).write(1, &mut read);
         let rounded = |x: &f32| match format {
             Format::F32 => *x,
-            Format::Bf16 => f32::from_bits(round(*x) << 16),
+            Format::Rounded | Format::Bf16 => f32::from_bits(round(*x) << 16),
         };
         assert_eq!(read, x[width..].iter().map(rounded).collect::<Vec<_>>());
     }
