@@ -60,7 +60,7 @@ fn facts() -> Vec<(&'static str, Value)> {
         Ok(gpus) => ("cuda", json!(gpus)),
         Err(why) => ("cuda", json!(format!("none: {why}"))),
     });
-    facts.push(("bf16", json!(bf16())));
+    facts.push(("cpu_bf16", json!(bf16())));
     facts.extend(abilities().map(|(name, present)| (name, json!(present))));
     facts
 }

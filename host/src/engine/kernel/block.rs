@@ -44,7 +44,10 @@ impl Product {
             if rows == 0 || cols == 0 {
                 return 0;
             }
-            (rows - 1) * row_stride + (cols - 1) * col_stride + 1
+            // Beyond all memory is too long too.
+            let [down, along] = [(rows - 1, row_stride), (cols - 1, col_stride)];
+            let [down, along] = [down, along].map(|(n, stride)| n.saturating_mul(stride));
+            down.saturating_add(along).saturating_add(1)
         };
         let a_len = last(self.rows, a.row_stride, self.inner, a.inner_stride);
         assert!(a.data.len() >= a_len, "the left operand is too short");
@@ -79,15 +82,11 @@ pub fn product_f32(a: Left<'_, f32>, b: &[f32], product: &Product, c: &mut [f32]
     let operands = Operands::new((a.data, a.inner_stride), (b, b_stride), &segment);
     let whole = cols / tile::COLUMNS * tile::COLUMNS;
     for column in (0..whole).step_by(tile::COLUMNS) {
-        let c = tile::room(&mut c[column..]);
-        let mut target = Target { c, columns: tile::COLUMNS, adds: add };
+        let mut target = Target::numbers(&mut c[column..], tile::COLUMNS, add);
         for row in (0..rows).step_by(tile::ROWS) {
             let places: [Place; tile::ROWS] =
                 std::array::from_fn(|r| [(row + r) * a.row_stride, (row + r) * c_stride]);
-            // SAFETY: `c` holds numbers.
-            unsafe {
-                operands.make(&places[..tile::ROWS.min(rows - row)], column, &mut target);
-            }
+            operands.make(&places[..tile::ROWS.min(rows - row)], column, &mut target);
         }
     }
     if whole < cols {

@@ -340,7 +340,9 @@ mod tests {
                 grad_weight_plain(&dy, &x, &conv),
             ];
             // bf16 keeps 8 bits of each operand.
-            for (format, tolerance) in [(Format::F32, 2e-5), (Format::of(true), 3e-2)] {
+            for (format, tolerance) in
+                [(Format::F32, 2e-5), (Format::Rounded, 3e-2), (Format::of(true), 3e-2)]
+            {
                 let got = [
                     forward(format, &x, &w, &conv),
                     grad_input(format, &dy, &w, &conv),

@@ -26,13 +26,29 @@ pub fn level() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        match (avx2, avx512) {
+        let found = match (avx2, avx512) {
             (_, true) if is_x86_feature_detected!("avx512bf16") => Level::Avx512Bf16,
             (_, true) => Level::Avx512,
             (true, false) => Level::Avx2,
             (false, false) => Level::Portable,
-        }
+        };
+        #[cfg(test)]
+        let found = found.min(highest());
+        found
     })
+}
+
+/// The highest level that tests may use: that of `PRETEXT_TEST_LEVEL`, so that one machine can test the kernels of
+/// lesser ones.
+#[cfg(all(test, target_arch = "x86_64"))]
+fn highest() -> Level {
+    match std::env::var("PRETEXT_TEST_LEVEL").as_deref() {
+        Ok("portable") => Level::Portable,
+        Ok("avx2") => Level::Avx2,
+        Ok("avx512") => Level::Avx512,
+        Ok(other) => panic!("PRETEXT_TEST_LEVEL is `{other}`: portable, avx2 and avx512 are known"),
+        Err(_) => Level::Avx512Bf16,
+    }
 }
 
 /// The widest level of this machine.

@@ -56,7 +56,7 @@ pub fn feed_forward(
     let recorded = tape.records(&inputs);
     let (value, kept) = tape.timed("feed_forward", || call.forward(&tensors, recorded))?;
     let products = if recorded { 3 } else { 1 };
-    tape.keeps(rows * hidden * call.format().bytes(), recorded);
+    tape.keeps(rows * hidden * call.format().kept().bytes(), recorded);
     tape.count_flops("feed_forward", products * 2 * rows * hidden * (sizes.inputs + outputs));
     Ok(tape.record("feed_forward", &inputs, value, move |gradient, inputs| {
         call.backward(gradient.tensor(), &tensors, kept, inputs)
@@ -284,6 +284,19 @@ mod tests {
                     assert!(got.iter().zip(want).all(near), "{got:?} {want:?} {precision:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit_of_maps_or_gradients() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let on = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| run(DType::F32, precision, true, 33))
+            };
+            let one = on(1);
+            assert_eq!(one, on(2));
+            assert_eq!(one, on(3));
         }
     }
 

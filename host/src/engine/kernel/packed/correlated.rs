@@ -345,15 +345,13 @@ fn add(
     let numbers = (bytemuck::cast_slice(&left.words), HEIGHT);
     let operands = Operands::new(numbers, (bytemuck::cast_slice(words), WIDTH), segments);
     for column in (0..WIDTH).step_by(tile::COLUMNS) {
-        let c = tile::room(&mut c[column..]);
-        let mut target = Target { c, columns: tile::COLUMNS, adds: true };
+        let mut target = Target::numbers(&mut c[column..], tile::COLUMNS, true);
         for row in (0..left.rows).step_by(tile::ROWS) {
             let place = row / HEIGHT * depth * HEIGHT + row % HEIGHT;
             let places: [Place; tile::ROWS] =
                 std::array::from_fn(|r| [place + r, (row + r) * WIDTH]);
             let places = &places[..tile::ROWS.min(left.rows - row)];
-            // SAFETY: `c` holds numbers.
-            unsafe { operands.make(places, column, &mut target) };
+            operands.make(places, column, &mut target);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Two affine maps with GELU between them, forward and backward, a few rows at a time.
 //!
 //! What lies between the maps is the widest of all that a transformer's block makes. Here it stays in the
-//! cache; only what GELU took, in words of the product's format (bf16 in half the memory), is written down for
+//! cache; only what GELU took, in words of [`Format::kept`] (bf16 in half the memory), is written down for
 //! the backward pass, which makes GELU and its slope from it in one go.
 
 use super::super::gelu;
@@ -155,9 +155,14 @@ pub fn backward(
             gelu::turn(&mut space.before, dh, sums);
             write_row(format.kept(), activated, &space.before);
             write_row(format, words, dh);
-            write_row(format.kept(), &mut space.kept, dh);
+            let words: &[u32] = if format == format.kept() {
+                words
+            } else {
+                write_row(format.kept(), &mut space.kept, dh);
+                &space.kept
+            };
             // SAFETY: as above.
-            unsafe { dh_words.put(row * kept_height, &space.kept) };
+            unsafe { dh_words.put(row * kept_height, words) };
         }
         multiply(&Left::from_words(format, &space.words, count, hidden), 0, &first, dx, false);
         finish(at, dx);

@@ -10,7 +10,6 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
 use super::super::dispatch::{Level, level};
 use super::super::threads;
 #[cfg(target_arch = "x86_64")]
@@ -128,7 +127,7 @@ struct Padding {
 /// the channels of the source, to an even number where words are pairs.
 ///
 /// # Panics
-/// When `x` or a panel does not fit.
+/// When `x` or a panel does not fit, or the processor does not multiply words of `format`.
 pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels<'_>]) -> Vec<f32> {
     let Some(work) = Work::new(format, x, gather, panels) else { return Vec::new() };
     let body = |scratch: &mut Scratch, task, y: &mut [MaybeUninit<f32>]| {
@@ -142,7 +141,7 @@ pub fn product(format: Format, x: &[f32], gather: &Gather, panels: &[Panels<'_>]
 /// Adds the result of [`product`] to `y`.
 ///
 /// # Panics
-/// When `x`, `y` or a panel does not fit.
+/// When `x`, `y` or a panel does not fit, or the processor does not multiply words of `format`.
 pub fn add_product(
     format: Format,
     x: &[f32],
@@ -188,6 +187,11 @@ impl<'a> Work<'a> {
         if result.is_empty() {
             return None;
         }
+        let pairs = format == Format::Bf16;
+        assert!(
+            !pairs || level() == Level::Avx512Bf16,
+            "pairs are for processors that multiply them"
+        );
         let padding = padding(format, gather);
         let lattices = gather.lattices.iter().zip(panels);
         let (plans, products): (Vec<Plan>, Vec<(&Panels<'_>, Vec<Chunk>)>) = lattices
@@ -441,7 +445,6 @@ unsafe fn run(
         // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16; the rest is the caller's promise.
         return unsafe { run_avx512((words, places), (panels, chunks), y, adds) };
     }
-    assert!(!bf16, "pairs are gathered for processors that multiply them");
     let words: &[f32] = bytemuck::cast_slice(words);
     let mut segments = Vec::new();
     for chunk in chunks {
@@ -456,10 +459,11 @@ unsafe fn run(
             let right = bytemuck::cast_slice(&panels.words[panel..][..chunk.depth * WIDTH]);
             let operands = Operands::new((words, 1), (right, WIDTH), &segments);
             let columns = tile::COLUMNS.min(panels.n - column);
-            let mut target = Target { c: &mut y[column..], columns, adds: adds || chunk.first > 0 };
+            let (y, adds) = (&mut y[column..], adds || chunk.first > 0);
+            // SAFETY: the caller promises numbers where it adds; after the first chunk there are some.
+            let mut target = unsafe { Target::room(y, columns, adds) };
             for places in places.chunks(tile::ROWS) {
-                // SAFETY: the caller promises numbers where it adds; after the first chunk there are some.
-                unsafe { operands.make(places, column % WIDTH, &mut target) };
+                operands.make(places, column % WIDTH, &mut target);
             }
         }
     }

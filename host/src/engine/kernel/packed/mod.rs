@@ -44,7 +44,7 @@ mod vector;
 
 /// Columns of a panel: two registers of 16 f32.
 pub const WIDTH: usize = 32;
-/// Rows that one call of the inner kernel makes: 12 x 2 accumulators of the 32 registers.
+/// Rows of a tile of the left operand: AVX-512 makes them at once, in 12 x 2 of its 32 registers.
 const HEIGHT: usize = 12;
 /// Rows of `c` that one task makes: a multiple of `HEIGHT`.
 pub const TASK: usize = 96;
@@ -54,7 +54,8 @@ pub const TASK: usize = 96;
 pub enum Format {
     /// One f32.
     F32,
-    /// One f32 that was rounded to bf16: the same products as of [`Format::Bf16`], where no instruction multiplies pairs.
+    /// One f32 that was rounded to bf16: the same products as of [`Format::Bf16`] (but for numbers below 1e-38, which the
+    /// instruction takes as 0), where no instruction multiplies pairs.
     Rounded,
     /// Two bf16, neighbours along the summed dimension.
     Bf16,

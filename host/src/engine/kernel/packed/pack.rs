@@ -1,6 +1,8 @@
 //! Packing operands: to bf16 pairs, interleaved or transposed, by the machine's widest instructions.
 
-use super::super::dispatch::{Kernel, Level, dispatch, level};
+use super::super::dispatch::{Kernel, dispatch};
+#[cfg(target_arch = "x86_64")]
+use super::super::dispatch::{Level, level};
 #[cfg(target_arch = "x86_64")]
 use super::pack_avx512;
 use super::{Format, WIDTH};
@@ -67,7 +69,8 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        for (word, x) in self.words.iter_mut().zip(self.x) {
+        let words = &mut self.words[..self.x.len()];
+        for (word, x) in words.iter_mut().zip(self.x) {
             *word = rounded(*x).to_bits();
         }
     }
@@ -197,7 +200,7 @@ impl<const N: usize> Interleave<'_, N> {
                 }
             }
             if !low_rest.is_empty() {
-                let words = &mut words[low.len() * step + at * N..];
+                let words = &mut words[low.len() * step + at * N..][..low_rest.len()];
                 let high = high_rest.iter().copied().chain(std::iter::repeat(0.0));
                 for ((to, low), high) in words.iter_mut().zip(low_rest).zip(high) {
                     *to = word(*low, high);

@@ -1,4 +1,4 @@
-//! What both AVX-512 kernels are made of: loads, stores, and rows that constants count.
+//! What the AVX-512 kernels are made of: loads, stores, and rows that constants count, which the AVX2 kernel takes too.
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,

@@ -113,11 +113,10 @@ fn tiles_of_every_edge_size_sum_their_segments_by_any_instructions() {
                         expected[to + j] = f64::from(u8::from(adds)) + sum.sum::<f64>();
                     }
                 }
-                let target = |c| tile::Target { c: tile::room(c), columns, adds };
-                // SAFETY: both hold numbers.
-                unsafe { operands.make(&places, column, &mut target(&mut made)) };
-                // SAFETY: as above.
-                unsafe { operands.make_plain(&places, column, &mut target(&mut plain)) };
+                let mut target = tile::Target::numbers(&mut made, columns, adds);
+                operands.make(&places, column, &mut target);
+                let mut target = tile::Target::numbers(&mut plain, columns, adds);
+                operands.make_plain(&places, column, &mut target);
                 assert_near(&made, &expected, 14);
                 assert_near(&plain, &expected, 14);
             }
@@ -125,15 +124,36 @@ fn tiles_of_every_edge_size_sum_their_segments_by_any_instructions() {
     }
 }
 
+/// A tile of one row and `len` steps between slices of these sizes.
+fn make_tile(left: usize, right: usize, len: usize, (to, c): (usize, usize)) {
+    let segments = [Segment { left: 0, right: 0, len }];
+    let (left, right, mut c) = (vec![1.0; left], vec![1.0; right], vec![0.0; c]);
+    let operands = tile::Operands::new((&left, 1), (&right, 16), &segments);
+    operands.make(&[[0, to]], 0, &mut tile::Target::numbers(&mut c, 16, false));
+}
+
+#[test]
+fn a_tile_may_end_with_its_slices_and_without_steps_reads_none() {
+    make_tile(3, 48, 3, (4, 20));
+    make_tile(0, 0, 0, (0, 16));
+}
+
 #[test]
 #[should_panic(expected = "its columns")]
-fn a_tile_that_ends_outside_of_an_operand_is_refused() {
-    let segments = [Segment { left: 0, right: 0, len: 3 }];
-    let (left, right, mut c) = ([1.0; 3], [1.0; 47], [0.0; 16]);
-    let operands = tile::Operands::new((&left, 1), (&right, 16), &segments);
-    let mut target = tile::Target { c: tile::room(&mut c), columns: 16, adds: false };
-    // SAFETY: `c` holds numbers.
-    unsafe { operands.make(&[[0, 0]], 0, &mut target) };
+fn a_tile_whose_columns_end_outside_is_refused() {
+    make_tile(3, 47, 3, (0, 16));
+}
+
+#[test]
+#[should_panic(expected = "its rows")]
+fn a_tile_whose_rows_end_outside_is_refused() {
+    make_tile(2, 48, 3, (0, 16));
+}
+
+#[test]
+#[should_panic(expected = "its results")]
+fn a_tile_whose_results_end_outside_is_refused() {
+    make_tile(3, 48, 3, (5, 20));
 }
 
 #[test]

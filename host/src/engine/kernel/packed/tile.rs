@@ -10,27 +10,49 @@ use super::super::dispatch::{Kernel, dispatch};
 use super::super::dispatch::{Level, level};
 #[cfg(target_arch = "x86_64")]
 use super::tile_avx2;
-use super::{HEIGHT, Left, Panels, WIDTH};
+use super::{Format, HEIGHT, Left, Panels, WIDTH};
 
-/// Rows of a tile; [`HEIGHT`] is a multiple.
+/// Rows of a tile; those of a tiled left operand are a multiple.
 pub const ROWS: usize = 6;
-/// Columns of a tile; [`WIDTH`] is a multiple.
+/// Columns of a tile; those of a panel are a multiple.
 pub const COLUMNS: usize = 16;
 /// Words along the summed dimension before the kernel goes on to the next tile, so that what a tile reads of a panel stays
 /// in L1: 8 KiB, of lines that lie 128 bytes apart and so meet in half of the cache's sets.
 const DEPTH: usize = 128;
+
+const _: () = assert!(HEIGHT.is_multiple_of(ROWS) && WIDTH.is_multiple_of(COLUMNS));
 
 /// Where the numbers of a row begin in the left operand, and where those of its result.
 pub type Place = [usize; 2];
 
 /// Where the sums of a tile go.
 pub struct Target<'a> {
-    /// The results.
-    pub c: &'a mut [MaybeUninit<f32>],
-    /// Columns that exist, 16 at most.
-    pub columns: usize,
-    /// Whether to add to what is there.
-    pub adds: bool,
+    /// The results, which hold numbers where it adds.
+    c: &'a mut [MaybeUninit<f32>],
+    columns: usize,
+    adds: bool,
+}
+
+impl<'a> Target<'a> {
+    /// Up to 16 columns of numbers, which are added to where it `adds`.
+    pub fn numbers(c: &'a mut [f32], columns: usize, adds: bool) -> Self {
+        // SAFETY: both have one layout, and tiles write nothing but numbers.
+        let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
+        Self { c, columns, adds }
+    }
+
+    /// As [`Target::numbers`], in room that need not hold numbers yet.
+    ///
+    /// # Safety
+    /// Where it `adds`, whatever a tile is made for holds numbers.
+    pub unsafe fn room(c: &'a mut [MaybeUninit<f32>], columns: usize, adds: bool) -> Self {
+        Self { c, columns, adds }
+    }
+
+    /// The columns of the row that begins at `to`, and whether to add to them.
+    pub(super) fn row(&mut self, to: usize) -> (&mut [MaybeUninit<f32>], bool) {
+        (&mut self.c[to..][..self.columns], self.adds)
+    }
 }
 
 /// Steps along the summed dimension at which both operands lie at an even pace.
@@ -58,14 +80,20 @@ pub struct Operands<'a> {
 
 impl<'a> Operands<'a> {
     /// From both operands and the numbers from one step to the next in each.
+    ///
+    /// # Panics
+    /// When a segment ends beyond all memory.
     pub fn new(
         (left, left_step): (&'a [f32], usize),
         (right, right_step): (&'a [f32], usize),
         segments: &'a [Segment],
     ) -> Self {
         let reach = |start: fn(&Segment) -> usize, step: usize| {
-            let steps = segments.iter().filter(|segment| segment.len > 0);
-            steps.map(|segment| start(segment) + (segment.len - 1) * step + 1).max().unwrap_or(0)
+            let ends = segments.iter().filter(|segment| segment.len > 0).map(|segment| {
+                let way = (segment.len - 1).checked_mul(step)?;
+                start(segment).checked_add(way)?.checked_add(1)
+            });
+            ends.map(|end| end.expect("a segment in memory")).max().unwrap_or(0)
         };
         let reach = [reach(|segment| segment.left, left_step), reach(|s| s.right, right_step)];
         Self { left, left_step, right, right_step, segments, reach }
@@ -73,44 +101,32 @@ impl<'a> Operands<'a> {
 
     /// Makes the sums for up to six rows and 16 columns from `column` on.
     ///
-    /// # Safety
-    /// The columns of every place hold numbers where the target adds; afterwards they do.
-    ///
     /// # Panics
     /// When a row, a column or a result ends outside of its slice.
-    pub unsafe fn make(&self, places: &[Place], column: usize, target: &mut Target<'_>) {
-        let ([left, right], columns) = (self.reach, target.columns);
-        assert!(places.len() <= ROWS && columns <= COLUMNS, "a tile");
+    pub fn make(&self, places: &[Place], column: usize, target: &mut Target<'_>) {
+        let [left, right] = self.reach;
+        let fits = |start: usize, len: usize, all: usize| start <= all && len <= all - start;
+        assert!(places.len() <= ROWS && target.columns <= COLUMNS, "a tile");
         for [from, to] in places {
             // Where there are no steps, nothing is read.
-            assert!(left == 0 || from + left <= self.left.len(), "its rows");
-            assert!(to + columns <= target.c.len(), "its results");
+            assert!(left == 0 || fits(*from, left, self.left.len()), "its rows");
+            assert!(fits(*to, target.columns, target.c.len()), "its results");
         }
-        assert!(right == 0 || column + right - 1 + COLUMNS <= self.right.len(), "its columns");
+        let columns = (right + COLUMNS).saturating_sub(1);
+        assert!(right == 0 || fits(column, columns, self.right.len()), "its columns");
         #[cfg(target_arch = "x86_64")]
         if level() >= Level::Avx2 {
-            // SAFETY: the level was found, the assertions hold what is touched inside the slices, and there are numbers
-            // where the caller promises some.
+            // SAFETY: the level was found, and the assertions hold what is touched inside the slices.
             return unsafe { tile_avx2::make(self, places, column, target) };
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.make_plain(places, column, target) };
+        self.make_plain(places, column, target);
     }
 
     /// [`Operands::make`] in plain code.
-    ///
-    /// # Safety
-    /// As there.
-    pub(super) unsafe fn make_plain(
-        &self,
-        places: &[Place],
-        column: usize,
-        target: &mut Target<'_>,
-    ) {
+    pub(super) fn make_plain(&self, places: &[Place], column: usize, target: &mut Target<'_>) {
         let sums = dispatch(Plain { operands: self, places, column });
         for ([_, to], sums) in places.iter().zip(&sums) {
-            // SAFETY: the caller's promise.
-            unsafe { put(&mut target.c[*to..][..target.columns], sums, target.adds) };
+            put(target.row(*to), sums);
         }
     }
 }
@@ -144,28 +160,22 @@ impl Kernel for Plain<'_> {
     }
 }
 
-/// Stores (or adds) as many of the sums as `c` has room for.
-///
-/// # Safety
-/// `c` holds numbers where `adds`.
-pub(super) unsafe fn put(c: &mut [MaybeUninit<f32>], sums: &[f32; COLUMNS], adds: bool) {
+/// Stores (or adds) as many of the sums as there is room for, as [`Target::row`] has it.
+pub(super) fn put((c, adds): (&mut [MaybeUninit<f32>], bool), sums: &[f32; COLUMNS]) {
     for (c, sum) in c.iter_mut().zip(sums) {
-        // SAFETY: the caller promises a number.
+        // SAFETY: a target that adds holds numbers.
         let before = if adds { unsafe { c.assume_init() } } else { 0.0 };
         c.write(before + sum);
     }
 }
 
-/// Numbers as room for such; only numbers may be written to it.
-pub fn room(c: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: both have one layout, and this folder writes nothing but numbers to it.
-    unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) }
-}
-
 /// Makes the rows of `c` from `first` on, of operands whose words are f32.
 pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
-    let (height, n) = (a.format.words(a.k), b.n);
-    assert_eq!(height, a.k, "words of one number");
+    let (height, n) = (a.k, b.n);
+    assert_ne!(a.format, Format::Bf16, "words of one number");
+    if c.is_empty() {
+        return;
+    }
     let rows = c.len() / n;
     if height == 0 && !accumulate {
         c.fill(0.0);
@@ -190,13 +200,12 @@ pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], a
             for column in (0..WIDTH.min(n - panel * WIDTH)).step_by(COLUMNS) {
                 let to = panel * WIDTH + column;
                 let (columns, adds) = (COLUMNS.min(n - to), accumulate || start > 0);
-                let mut target = Target { c: room(&mut c[to..]), columns, adds };
+                let mut target = Target::numbers(&mut c[to..], columns, adds);
                 for row in (0..rows).step_by(ROWS) {
                     let places: [Place; ROWS] =
                         std::array::from_fn(|r| [place(row + r, start), (row + r) * n]);
                     let places = &places[..ROWS.min(rows - row)];
-                    // SAFETY: `c` holds numbers.
-                    unsafe { operands.make(places, column, &mut target) };
+                    operands.make(places, column, &mut target);
                 }
             }
         }

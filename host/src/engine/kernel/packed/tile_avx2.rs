@@ -13,7 +13,7 @@ use super::tile::{COLUMNS, Operands, Place, ROWS, Target, put};
 ///
 /// # Safety
 /// The machine has AVX2 and FMA; there are at most six places, and what they name lies inside of the slices: all that the
-/// segments read from them and from `column` on, and the columns of the target, which hold numbers where it adds.
+/// segments read from them and from `column` on, and the columns of the target.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn make(
     operands: &Operands<'_>,
@@ -65,27 +65,21 @@ unsafe fn rows<const R: usize>(
             at += left_step;
         }
     }
-    let (columns, adds) = (target.columns, target.adds);
     each_row!(r below R {
-        let c = target.c.as_mut_ptr().wrapping_add(places[r][1]);
-        // SAFETY: the caller holds the columns of the target inside of it, with numbers where it adds.
-        unsafe { store(c, columns, sums[r], adds) };
+        store(target.row(places[r][1]), sums[r]);
     });
 }
 
-/// Stores (or adds) the first `columns` sums.
-///
-/// # Safety
-/// So many lie at `c`, and they hold numbers where `adds`.
+/// Stores (or adds) as many sums as there is room for, as [`Target::row`] has it.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn store(c: *mut MaybeUninit<f32>, columns: usize, sums: [__m256; 2], adds: bool) {
-    if columns == COLUMNS {
+fn store((c, adds): (&mut [MaybeUninit<f32>], bool), sums: [__m256; 2]) {
+    if c.len() == COLUMNS {
         for (i, sums) in sums.into_iter().enumerate() {
-            let c = c.wrapping_add(8 * i).cast::<f32>();
-            // SAFETY: the caller promises numbers.
+            let c = c.as_mut_ptr().wrapping_add(8 * i).cast::<f32>();
+            // SAFETY: there are 16, and a target that adds holds numbers.
             let sums = if adds { _mm256_add_ps(sums, unsafe { _mm256_loadu_ps(c) }) } else { sums };
-            // SAFETY: the caller promises room for 16.
+            // SAFETY: there is room for 16.
             unsafe { _mm256_storeu_ps(c, sums) };
         }
         return;
@@ -95,8 +89,5 @@ unsafe fn store(c: *mut MaybeUninit<f32>, columns: usize, sums: [__m256; 2], add
     unsafe { _mm256_storeu_ps(row.as_mut_ptr(), sums[0]) };
     // SAFETY: there is room for 8 more.
     unsafe { _mm256_storeu_ps(row[8..].as_mut_ptr(), sums[1]) };
-    // SAFETY: the caller promises them.
-    let c = unsafe { std::slice::from_raw_parts_mut(c, columns) };
-    // SAFETY: the caller promises numbers where it adds.
-    unsafe { put(c, &row, adds) };
+    put((c, adds), &row);
 }
