@@ -72,6 +72,7 @@ impl Format {
     }
 
     /// How the same numbers are kept in memory.
+    #[must_use]
     pub const fn kept(self) -> Self {
         match self {
             Self::F32 => Self::F32,

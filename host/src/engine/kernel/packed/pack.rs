@@ -190,14 +190,7 @@ impl<const N: usize> Interleave<'_, N> {
             let (high, high_rest) = high.as_chunks::<N>();
             for (tile, low) in low.iter().enumerate() {
                 let words = &mut words[tile * step + at * N..][..N];
-                match high.get(tile) {
-                    Some(high) => {
-                        for ((to, low), high) in words.iter_mut().zip(low).zip(high) {
-                            *to = word(*low, *high);
-                        }
-                    }
-                    None => words.iter_mut().zip(low).for_each(|(to, low)| *to = word(*low, 0.0)),
-                }
+                fill(words, (low, high.get(tile)), &word);
             }
             if !low_rest.is_empty() {
                 let words = &mut words[low.len() * step + at * N..][..low_rest.len()];
@@ -207,6 +200,20 @@ impl<const N: usize> Interleave<'_, N> {
                 }
             }
         }
+    }
+}
+
+/// Makes words from whole groups of numbers above and below each other.
+#[inline(always)]
+fn fill<const N: usize>(
+    words: &mut [u32],
+    (low, high): (&[f32; N], Option<&[f32; N]>),
+    word: impl Fn(f32, f32) -> u32,
+) {
+    let words = words.iter_mut().zip(low);
+    match high {
+        Some(high) => words.zip(high).for_each(|((to, low), high)| *to = word(*low, *high)),
+        None => words.for_each(|(to, low)| *to = word(*low, 0.0)),
     }
 }
 

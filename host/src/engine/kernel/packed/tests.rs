@@ -97,21 +97,20 @@ fn tiles_of_every_edge_size_sum_their_segments_by_any_instructions() {
     let segments = segments.map(|(left, right, len)| Segment { left, right: right * 40, len });
     let operands = tile::Operands::new((&left, 3), (&right, 40), &segments);
     let column = 20;
+    let sum = |from: usize, j: usize| -> f64 {
+        let steps = segments.iter().flat_map(|s| (0..s.len).map(move |p| (s, p)));
+        let right = |s: &Segment, p: usize| right[s.right + 40 * p + column + j];
+        steps.map(|(s, p)| f64::from(left[from + s.left + 3 * p]) * f64::from(right(s, p))).sum()
+    };
     for rows in 0..=tile::ROWS {
         for columns in [1, 15, tile::COLUMNS] {
             for adds in [false, true] {
                 let places: Vec<_> = (0..rows).map(|r| [r * 25, r * 17 + 2]).collect();
                 let (mut made, mut plain) = (vec![1.0; 120], vec![1.0; 120]);
                 let mut expected = vec![1.0; 120];
-                for [from, to] in &places {
-                    for j in 0..columns {
-                        let steps = segments.iter().flat_map(|s| (0..s.len).map(move |p| (s, p)));
-                        let sum = steps.map(|(s, p)| {
-                            let left = left[from + s.left + 3 * p];
-                            f64::from(left) * f64::from(right[s.right + 40 * p + column + j])
-                        });
-                        expected[to + j] = f64::from(u8::from(adds)) + sum.sum::<f64>();
-                    }
+                for ([from, to], j) in places.iter().flat_map(|p| (0..columns).map(move |j| (p, j)))
+                {
+                    expected[to + j] = f64::from(u8::from(adds)) + sum(*from, j);
                 }
                 let mut target = tile::Target::numbers(&mut made, columns, adds);
                 operands.make(&places, column, &mut target);

@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::super::Float;
 use super::super::dispatch::{Kernel, dispatch};
 #[cfg(target_arch = "x86_64")]
 use super::super::dispatch::{Level, level};
@@ -149,10 +150,8 @@ impl Kernel for Plain<'_> {
                 let right = &right[to + p * right_step + self.column..][..COLUMNS];
                 for (sums, [place, _]) in all.iter_mut().zip(self.places) {
                     let factor = left[place + from + p * left_step];
-                    for (sum, right) in sums.iter_mut().zip(right) {
-                        *sum =
-                            if FMA { factor.mul_add(*right, *sum) } else { *sum + factor * right };
-                    }
+                    let pairs = sums.iter_mut().zip(right);
+                    pairs.for_each(|(sum, right)| *sum = factor.fma::<FMA>(*right, *sum));
                 }
             }
         }
@@ -163,9 +162,12 @@ impl Kernel for Plain<'_> {
 /// Stores (or adds) as many of the sums as there is room for, as [`Target::row`] has it.
 pub(super) fn put((c, adds): (&mut [MaybeUninit<f32>], bool), sums: &[f32; COLUMNS]) {
     for (c, sum) in c.iter_mut().zip(sums) {
-        // SAFETY: a target that adds holds numbers.
-        let before = if adds { unsafe { c.assume_init() } } else { 0.0 };
-        c.write(before + sum);
+        let mut sum = *sum;
+        if adds {
+            // SAFETY: a target that adds holds numbers.
+            sum += unsafe { c.assume_init() };
+        }
+        c.write(sum);
     }
 }
 

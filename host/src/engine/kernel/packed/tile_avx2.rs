@@ -75,10 +75,12 @@ unsafe fn rows<const R: usize>(
 #[target_feature(enable = "avx2,fma")]
 fn store((c, adds): (&mut [MaybeUninit<f32>], bool), sums: [__m256; 2]) {
     if c.len() == COLUMNS {
-        for (i, sums) in sums.into_iter().enumerate() {
+        for (i, mut sums) in sums.into_iter().enumerate() {
             let c = c.as_mut_ptr().wrapping_add(8 * i).cast::<f32>();
-            // SAFETY: there are 16, and a target that adds holds numbers.
-            let sums = if adds { _mm256_add_ps(sums, unsafe { _mm256_loadu_ps(c) }) } else { sums };
+            if adds {
+                // SAFETY: there are 16, and a target that adds holds numbers.
+                sums = _mm256_add_ps(sums, unsafe { _mm256_loadu_ps(c) });
+            }
             // SAFETY: there is room for 16.
             unsafe { _mm256_storeu_ps(c, sums) };
         }
