@@ -288,6 +288,21 @@ mod tests {
     }
 
     #[test]
+    fn in_bf16_what_gelu_took_is_kept_in_half_the_bytes_on_any_machine() {
+        let kept = |precision| {
+            let tape = Tape::new(precision);
+            let ones = |shape: &[usize]| {
+                tape.leaf(Tensor::ones(shape, DType::F32, &candle_core::Device::Cpu).unwrap())
+            };
+            let (x, w1, w2) = (ones(&[10, 4]), ones(&[64, 4]), ones(&[4, 64]));
+            let before = tape.recorded_bytes();
+            feed_forward(&tape, &x, None, (&w1, None), (&w2, None)).unwrap();
+            tape.recorded_bytes() - before
+        };
+        assert_eq!(kept(Precision::F32) - kept(Precision::Bf16), 10 * 64 * 2);
+    }
+
+    #[test]
     fn the_number_of_threads_changes_no_bit_of_maps_or_gradients() {
         for precision in [Precision::F32, Precision::Bf16] {
             let on = |threads| {

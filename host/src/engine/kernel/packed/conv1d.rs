@@ -114,7 +114,7 @@ impl Space {
             }
             format => {
                 // A window may begin in the middle of a pair: each gets a row of its own.
-                let height = k.div_ceil(2);
+                let height = format.words(k);
                 self.words.resize(rows.len() * height, 0);
                 for (i, words) in self.words.chunks_exact_mut(height).enumerate() {
                     pack::write_row(format, words, &self.frames[i * step * width..][..k]);

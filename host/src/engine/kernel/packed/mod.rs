@@ -4,7 +4,8 @@
 //! The left operand lies in [`Left`], the right one in [`Panels`] of 32 columns; a right operand that is
 //! a weight is packed once and multiplied many times. An element is a 32-bit word: one f32, or two
 //! bf16 that are neighbours along the summed dimension, because one AVX512-BF16 instruction
-//! multiplies and adds such pairs. Each element of `c` is summed in one fixed order, whatever the
+//! multiplies and adds such pairs; [`Format::of`] says which words a machine takes. AVX-512 has kernels of its
+//! own, [`tile`] those of every other machine. Each element of `c` is summed in one fixed order, whatever the
 //! number of threads.
 
 use std::borrow::Cow;
@@ -166,12 +167,17 @@ fn rounded_rows(format: Format, x: &[f32], rows: usize, k: usize) -> Vec<u32> {
     let mut words = vec![0; rows * height];
     if k > 0 {
         words.par_chunks_mut(height * 32).zip(x.par_chunks(k * 32)).for_each(|(words, x)| {
-            for (words, x) in words.chunks_mut(height).zip(x.chunks(k)) {
-                pack::write_row(format, words, x);
-            }
+            write_rows(format, (words, height), (x, k));
         });
     }
     words
+}
+
+/// Writes the words of rows of `k` numbers, `height` of them for each.
+fn write_rows(format: Format, (words, height): (&mut [u32], usize), (x, k): (&[f32], usize)) {
+    for (words, x) in words.chunks_mut(height).zip(x.chunks(k)) {
+        pack::write_row(format, words, x);
+    }
 }
 
 /// The right operand `[k, n]` of a product, packed once for as many products as needed.
@@ -363,9 +369,7 @@ impl Space {
 fn round_rows<'a>(format: Format, x: &[f32], k: usize, words: &'a mut Vec<u32>) -> &'a [u32] {
     let height = format.words(k).max(1);
     words.resize(x.len() / k.max(1) * height, 0);
-    for (words, x) in words.chunks_mut(height).zip(x.chunks(k.max(1))) {
-        pack::write_row(format, words, x);
-    }
+    write_rows(format, (words, height), (x, k.max(1)));
     words
 }
 
