@@ -31,7 +31,7 @@ fn wrong_flags_are_refused_with_a_hint() {
         (
             &["doctor", "--nosuch"],
             "unexpected argument `--nosuch` found",
-            "`pretext COMMAND --help` lists what it takes",
+            "`pretext doctor --help` lists what it takes",
         ),
         (
             &["train", "dino", "--resum"],
@@ -41,12 +41,12 @@ fn wrong_flags_are_refused_with_a_hint() {
         (
             &["train", "dino", "--lr=1"],
             "unexpected argument `--lr` found",
-            "`pretext COMMAND --help` lists what it takes",
+            "`pretext train --help` lists what it takes",
         ),
         (
             &["export", "runs/it"],
             "the following required arguments were not provided: --out <PATH>",
-            "`pretext COMMAND --help` lists what it takes",
+            "`pretext export --help` lists what it takes",
         ),
     ];
     for (words, error, hint) in cases {

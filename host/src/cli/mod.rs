@@ -111,7 +111,15 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-const COMMAND_HELP: &str = "`pretext COMMAND --help` lists what it takes";
+/// A hint at the help of the command that clap's `text` shows the usage of.
+fn help_of(text: &str) -> String {
+    let usage =
+        text.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).unwrap_or("pretext");
+    let names = usage
+        .split_whitespace()
+        .take_while(|word| word.starts_with(|first: char| first.is_ascii_lowercase()));
+    format!("`{} --help` lists what it takes", names.collect::<Vec<_>>().join(" "))
+}
 
 /// What clap says, in the house's form: its first sentence, and a hint.
 fn wrong_arguments(error: &clap::Error, text: &str) -> Error {
@@ -127,9 +135,9 @@ fn wrong_arguments(error: &clap::Error, text: &str) -> Error {
     let known: Vec<String> = Cli::command().get_subcommands().flat_map(options).collect();
     let hint = match did_you_mean(given, known.iter().map(String::as_str)) {
         // Another command's.
-        Some(near) if near == given => format!("{COMMAND_HELP}; `{given}` is another command's"),
+        Some(near) if near == given => format!("{}; `{given}` is another command's", help_of(text)),
         Some(near) => format!("did you mean `{near}`?"),
-        None => COMMAND_HELP.to_owned(),
+        None => help_of(text),
     };
     Error::asked_wrongly(said.trim_start_matches("error: ").to_owned()).hint(hint)
 }
@@ -189,6 +197,23 @@ mod tests {
         let error = unknown_command(&error);
         assert_eq!(error.to_string(), "there is no command `docter`");
         assert_eq!(error.hint_text(), Some("did you mean `doctor`?"));
+    }
+
+    #[test]
+    fn wrong_arguments_point_to_the_help_of_the_command_that_was_called() {
+        let hint = |words: &[&str]| {
+            let error = Cli::try_parse_from(words).unwrap_err();
+            let text = error.render().to_string();
+            wrong_arguments(&error, &text).hint_text().unwrap_or_default().to_owned()
+        };
+        let cases: [(&[&str], &str); 3] = [
+            (&["pretext", "--nosuch"], "`pretext --help` lists what it takes"),
+            (&["pretext", "doctor", "--nosuch"], "`pretext doctor --help` lists what it takes"),
+            (&["pretext", "plugin", "info"], "`pretext plugin info --help` lists what it takes"),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(hint(words), expected);
+        }
     }
 
     #[test]

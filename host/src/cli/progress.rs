@@ -73,7 +73,7 @@ impl Observer for Bar {
 /// What a bar has room for.
 fn short(report: &StepReport) -> String {
     format!(
-        "loss {:.4} lr {:.2e} {:.0} images/s data_wait {:.0}% {} left",
+        "loss {:.4} lr {:.2e} {:.0} samples/s data_wait {:.0}% {} left",
         report.loss,
         report.lr,
         report.samples_per_second,
@@ -130,7 +130,7 @@ fn lines(event: &Event, colour: bool) -> Vec<String> {
             vec![format!("stage `{stage}` done{}", pairs(figures))]
         }
         Event::Checkpoint(path) => vec![format!("checkpoint {path}")],
-        Event::Finished { summary, report } => {
+        Event::Finished { summary, report, .. } => {
             let mut lines = summary.clone();
             lines.push(format!("report {report}"));
             lines
@@ -141,7 +141,7 @@ fn lines(event: &Event, colour: bool) -> Vec<String> {
 /// Every number of a step on one line.
 fn step_line(report: &StepReport) -> String {
     format!(
-        "step {}/{} epoch {:.2} loss {:.5} lr {:.3e}{} images/s {:.1} data_wait {:.1}% left {}",
+        "step {}/{} epoch {:.2} loss {:.5} lr {:.3e}{} samples/s {:.1} data_wait {:.1}% left {}",
         report.step,
         report.total_steps,
         report.epoch,
@@ -210,9 +210,9 @@ fn json_of(event: &Event) -> Value {
             json!({ "event": "probe", "step": step, "figures": figures(named) })
         }
         Event::Checkpoint(path) => json!({ "event": "checkpoint", "path": path }),
-        Event::Finished { summary, report } => {
-            json!({ "event": "finished", "summary": summary, "report": report })
-        }
+        Event::Finished { figures: named, summary, report } => json!({
+            "event": "finished", "figures": figures(named), "summary": summary, "report": report,
+        }),
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
         (1..=25).for_each(|step| plain.event(Event::Step(report(step))));
         let steps: Vec<&str> = seen.iter().filter_map(|line| line.split(' ').nth(1)).collect();
         assert_eq!(steps, ["1/25", "10/25", "20/25", "25/25"]);
-        let all = "step 1/25 epoch 0.50 loss 2.50000 lr 1.000e-4 gradient_norm 0.25000 images/s 800.0 \
+        let all = "step 1/25 epoch 0.50 loss 2.50000 lr 1.000e-4 gradient_norm 0.25000 samples/s 800.0 \
                    data_wait 12.5% left 1m 30s";
         assert_eq!(seen[0], all);
     }
@@ -270,6 +270,20 @@ mod tests {
         assert_eq!(value["figures"]["gradient_norm"], 0.25);
         assert_eq!(value["seconds_left"], 90.0);
         assert!(!value.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn the_end_as_json_has_the_figures_of_the_trained_backbone_and_of_its_baselines() {
+        let named = [("knn", 0.62), ("knn_untrained", 0.34), ("rank_untrained", 7.5)];
+        let figures = named.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let value = json_of(&Event::Finished {
+            figures,
+            summary: vec!["kNN accuracy  62.0 %".into()],
+            report: "runs/a/report.html".into(),
+        });
+        assert_eq!(value["figures"]["knn"], 0.62);
+        assert_eq!(value["figures"]["knn_untrained"], 0.34);
+        assert_eq!(value["figures"]["rank_untrained"], 7.5);
     }
 
     #[test]

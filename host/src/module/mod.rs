@@ -113,3 +113,14 @@ pub fn select(
         })
         .collect()
 }
+
+/// Channels, height and width that a backbone of kind `kind` for images is built for.
+///
+/// # Errors
+/// When the sample is none.
+fn image_shape(kind: &str, sample: &[usize]) -> Result<[usize; 3]> {
+    <[usize; 3]>::try_from(sample).map_err(|_| {
+        Error::asked_wrongly(format!("the backbone `{kind}` takes images, not sounds or vectors"))
+            .hint("use `backbone=wave` for sounds, `backbone=identity` for vectors")
+    })
+}

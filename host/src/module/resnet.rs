@@ -6,7 +6,7 @@ use super::batch_norm::BatchNorm;
 use super::declare::{Declare, ONES, ZEROS, join};
 use super::registry::{Kind, ModuleDef, OptionDef, Options, Role};
 use super::transformer::layer_of;
-use super::{Forward, Input, Module, input, select};
+use super::{Forward, Input, Module, image_shape, input, select};
 use crate::engine::Var;
 use crate::engine::ops::conv2d::conv2d;
 use crate::engine::ops::max_pool2d::max_pool2d;
@@ -165,10 +165,7 @@ fn blocks_of(options: &Options) -> [usize; STAGES] {
 
 impl ResNet {
     fn build(options: &Options, image: &[usize], mut d: Declare<'_>) -> Result<Self> {
-        let &[channels, height, width] = image else {
-            return Err(Error::asked_wrongly("the backbone `resnet` takes images, not vectors")
-                .hint("use `backbone=identity` for vectors"));
-        };
+        let [channels, height, width] = image_shape("resnet", image)?;
         let first = options.required("width")?;
         let pools = options.word("stem") == "imagenet";
         let (kernel, stride) = if pools { (7, 2) } else { (3, 1) };
@@ -359,7 +356,10 @@ mod tests {
             assert_eq!(made[2].dims()[0], 2);
         }
         let error = Bench::backbone("resnet", SMALL, &[7]).unwrap_err();
-        assert_eq!(error.hint_text(), Some("use `backbone=identity` for vectors"));
+        assert_eq!(
+            error.hint_text(),
+            Some("use `backbone=wave` for sounds, `backbone=identity` for vectors")
+        );
     }
 
     #[test]

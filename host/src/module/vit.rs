@@ -6,7 +6,7 @@ use super::declare::{Declare, WEIGHT, ZEROS};
 use super::position::{Kind as Place, Positions};
 use super::registry::{Kind, ModuleDef, OptionDef, Options, Role};
 use super::transformer::{CHECKPOINTS, CHECKPOINTS_HELP, EPS, Norm, Shape, Stack, layer_of};
-use super::{Forward, Input, Module, input, optional_input, select};
+use super::{Forward, Input, Module, image_shape, input, optional_input, select};
 use crate::engine::Var;
 use crate::engine::ops::add::add;
 use crate::engine::ops::broadcast_to::broadcast_to;
@@ -81,10 +81,7 @@ fn shape_of(options: &Options) -> Shape {
 }
 
 fn check(options: &Options, image: &[usize], shape: &Shape) -> Result<[usize; 3]> {
-    let &[channels, height, width] = image else {
-        return Err(Error::asked_wrongly("the backbone `vit` takes images, not vectors")
-            .hint("use `backbone=identity` for vectors"));
-    };
+    let [channels, height, width] = image_shape("vit", image)?;
     let patch = options.required("patch")?;
     if height % patch != 0 || width % patch != 0 || height * width == 0 {
         return Err(Error::asked_wrongly(format!(

@@ -42,6 +42,8 @@ pub enum Event {
     Checkpoint(String),
     /// The run ended well.
     Finished {
+        /// Named figures of the last probe in order, then those of its baselines, such as (`knn_untrained`, 0.27).
+        figures: Vec<(String, f64)>,
         /// Closing lines: figures, their baselines, where the report is.
         summary: Vec<String>,
         /// The report's path.

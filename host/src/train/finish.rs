@@ -53,7 +53,10 @@ pub(super) fn finish(
     figures.extend(baseline("knn_raw", baselines.raw));
     figures.extend(baseline("linear_untrained", baselines.untrained.linear));
     figures.extend(baseline("linear_raw", baselines.raw_linear));
+    figures.push(("rank_untrained".to_owned(), baselines.untrained.rank));
+    figures.push(("spread_untrained".to_owned(), baselines.untrained.spread));
     observer.event(Event::Finished {
+        figures: figures.clone(),
         summary: summary(&ending, &answer.figures),
         report: report.display().to_string(),
     });

@@ -89,6 +89,7 @@ impl Method for Dino {
         ops: &["softmax@1", "soft_cross_entropy@1", "weight_norm@1", "all_reduce@1"],
         recipes: &[
             ("default", include_str!("../recipes/default.toml")),
+            ("cifar10-vit", include_str!("../recipes/cifar10-vit.toml")),
             ("vit-small", include_str!("../recipes/vit-small.toml")),
         ],
     };

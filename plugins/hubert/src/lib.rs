@@ -42,6 +42,7 @@ impl Method for Hubert {
         ops: &["cross_entropy@1", "l2_normalize@1", "linear@1", "where@1"],
         recipes: &[
             ("default", include_str!("../recipes/default.toml")),
+            ("cifar10-vit", include_str!("../recipes/cifar10-vit.toml")),
             ("fsdd", include_str!("../recipes/fsdd.toml")),
             ("patches", include_str!("../recipes/patches.toml")),
         ],

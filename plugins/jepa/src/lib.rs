@@ -39,6 +39,7 @@ impl Method for Jepa {
         recipes: &[
             ("default", include_str!("../recipes/default.toml")),
             ("cifar10-small", include_str!("../recipes/cifar10-small.toml")),
+            ("cifar10-vit", include_str!("../recipes/cifar10-vit.toml")),
             ("vit-huge", include_str!("../recipes/vit-huge.toml")),
         ],
     };

@@ -88,6 +88,7 @@ impl Method for Swav {
         recipes: &[
             ("default", include_str!("../recipes/default.toml")),
             ("cifar10-small", include_str!("../recipes/cifar10-small.toml")),
+            ("cifar10-vit", include_str!("../recipes/cifar10-vit.toml")),
             ("resnet50", include_str!("../recipes/resnet50.toml")),
             ("vit-small", include_str!("../recipes/vit-small.toml")),
         ],

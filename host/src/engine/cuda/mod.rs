@@ -53,11 +53,11 @@ pub fn takes_operands(x: &Tensor) -> bool {
     cfg!(feature = "cuda") && x.device().is_cuda() && x.dtype() == DType::F32
 }
 
-/// `a b` of matrices or stacks of them as `cublasGemmStridedBatchedEx` makes it: operands in bf16 and sums in
-/// f32; none where that is not at hand, or f32 is asked for, which candle's own product does.
+/// `a b` of matrices or stacks of them by cuBLASLt: operands in bf16 and sums in f32; none where that is not at hand,
+/// or f32 is asked for, which candle's own product does.
 ///
 /// # Errors
-/// When cuBLAS refuses.
+/// When cuBLASLt refuses.
 pub fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Option<Tensor>> {
     #[cfg(feature = "cuda")]
     if precision == Precision::Bf16 && a.device().is_cuda() {
