@@ -9,10 +9,10 @@ use pretext::metric::Features;
 use pretext::probe::knn::Labelled;
 use pretext::probe::linear;
 use pretext_tests::binary::Workplace;
-use pretext_tests::claims;
 use pretext_tests::parity::Seen;
 use pretext_tests::reference::{Reference, difference, elements};
 use pretext_tests::tree::root;
+use pretext_tests::{claims, noise};
 
 /// What f32 leaves of a sum of squares under a logarithm, relative to the size of all values.
 const TOLERANCE: f64 = 1e-4;
@@ -146,4 +146,38 @@ fn data_info_tells_how_long_sounds_are_and_what_is_broken() {
     let outcome = place.pretext(&["data", "info", "sounds", "--label", "name:0"]);
     assert!(outcome.stdout.contains("broken: 1 of 1"), "{}", outcome.stdout);
     assert!(outcome.stderr.contains("the WAV is truncated or broken"), "{}", outcome.stderr);
+}
+
+/// A WAV of noise: one channel, 16 bits, 16 kHz.
+fn wav(name: &str, samples: usize) -> Vec<u8> {
+    let values: Vec<f32> = elements(&noise(name, &[samples]));
+    let body: Vec<u8> =
+        values.iter().flat_map(|value| ((value * 3000.0) as i16).to_le_bytes()).collect();
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + body.len() as u32).to_le_bytes());
+    file.extend(b"WAVEfmt ");
+    for word in [16_u32, 1 | 1 << 16, 16_000, 32_000, 2 | 16 << 16] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(b"data");
+    file.extend((body.len() as u32).to_le_bytes());
+    file.extend(body);
+    file
+}
+
+#[test]
+fn one_sound_shorter_than_a_span_of_the_mask_does_not_end_a_run() {
+    let place = Workplace::new();
+    std::fs::create_dir(place.path().join("sounds")).expect("a folder");
+    for i in 0..8 {
+        // 0.15 s are 7 frames, and a span hides 10.
+        let samples = if i == 3 { 2400 } else { 8000 };
+        place.write(&format!("sounds/{i}.wav"), &wav(&format!("sound {i}"), samples));
+    }
+    let words = ["train", "hubert", "data=sounds", "batch=4", "steps=8", "iterations=1", "run=it"];
+    let stage = ["clusters_first=8", "cluster_share=1", "cluster_tries=1", "probe.every=0"];
+    place.pretext(&[&words[..], &stage].concat()).assert_done();
+    let metrics = place.read("runs/it/metrics.jsonl");
+    let losses = metrics.lines().filter(|line| line.contains("\"loss\":")).count();
+    assert_eq!(losses, 8, "{metrics}");
 }

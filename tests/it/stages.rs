@@ -184,6 +184,22 @@ fn a_damaged_file_of_a_stage_is_made_again_with_a_warning() {
 }
 
 #[test]
+fn a_run_of_two_trainings_is_not_made_longer_between_them() {
+    let place = Workplace::new();
+    let mut run = Watched::start(place.command(&[TINY, &["--json"]].concat()));
+    run.until_step(130);
+    run.kill();
+    let before = files(&place.path().join("runs/it"));
+    let refused = place.pretext(&["train", "--resume", "runs/it", "steps=400"]);
+    refused.assert_refused(
+        "the checkpoint after step 120 is of training 2 of the run, from step 100 on; with this number of steps it would \
+         lie elsewhere",
+        "go on with the run's own `epochs` and `steps`: only a run of one training can be made longer",
+    );
+    assert!(before == files(&place.path().join("runs/it")), "the refusal changed the run");
+}
+
+#[test]
 fn ctrl_c_in_a_stage_says_how_to_go_on() {
     let place = Workplace::new();
     // So many starts that the stage is still at it when the signal comes.

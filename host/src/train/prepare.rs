@@ -13,7 +13,7 @@ use crate::data::view::ViewPlan;
 use crate::engine::device;
 use crate::module::Forward;
 use crate::plugin::{Building, Course, Found, Session, Told, load};
-use crate::run::{Checkpoint, Record};
+use crate::run::Checkpoint;
 use crate::schedule::{Progress, Schedule};
 use crate::state::{Frozen, ParamId, State};
 use crate::{Error, Result};
@@ -300,16 +300,38 @@ pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<(
     optimizer.import(state, &checkpoint.moments)
 }
 
-/// A checkpoint of the trainer after `step` steps.
-pub(super) fn checkpoint(trainer: &Trainer, step: u64) -> Result<Checkpoint> {
-    let state = &trainer.state;
+/// In a checkpoint's record: which training it is of, and the step of the run at which that began.
+const PLACE: [&str; 2] = ["training", "begins"];
+
+/// A checkpoint after `step` steps of the run.
+pub(super) fn checkpoint(prepared: &Prepared, step: u64) -> Result<Checkpoint> {
+    let Trainer { state, optimizer, .. } = &prepared.trainer;
+    let place = [prepared.training as u64, prepared.first_step()];
     Ok(Checkpoint {
         step,
         parameters: state.parameters().iter().map(|p| (p.name.clone(), p.value.clone())).collect(),
         buffers: state.buffers().iter().map(|b| (b.name.clone(), b.value.clone())).collect(),
-        moments: trainer.optimizer.export(state)?,
-        state: Record::new(),
+        moments: optimizer.export(state)?,
+        state: PLACE.map(str::to_owned).into_iter().zip(place.map(Into::into)).collect(),
     })
+}
+
+/// Refuses to go on from a checkpoint whose training lies elsewhere now, as the run's number of steps was changed:
+/// weights of one training would go on in another, or stages would look for an end that was never saved.
+pub(super) fn check_place(prepared: &Prepared, checkpoint: &Checkpoint) -> Result<()> {
+    let place = PLACE.map(|name| checkpoint.state.get(name).and_then(serde_json::Value::as_u64));
+    let [Some(training), Some(begins)] = place else { return Ok(()) };
+    let now = prepared.training_of(checkpoint.step);
+    if (training, begins) == (now as u64, prepared.spans[now].0) {
+        return Ok(());
+    }
+    Err(Error::asked_wrongly(format!(
+        "the checkpoint after step {} is of training {} of the run, from step {begins} on; with this number of steps it \
+         would lie elsewhere",
+        checkpoint.step,
+        training + 1
+    ))
+    .hint("go on with the run's own `epochs` and `steps`: only a run of one training can be made longer"))
 }
 
 /// One line each about data, backbone and schedule.

@@ -8,7 +8,7 @@ use super::evaluate::Evaluation;
 use super::event::{Event, Observer, StepReport};
 use super::finish::{Ending, Work, finish};
 use super::pace::Pace;
-use super::prepare::{Opened, Prepared, checkpoint, describe, prepare_training};
+use super::prepare::{Opened, Prepared, check_place, checkpoint, describe, prepare_training};
 use super::probing::{Baselines, already_asked, ask, ask_fully, evaluation, write_figures};
 use super::stage::Stages;
 use super::start::Start;
@@ -61,7 +61,7 @@ pub fn run(
     // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
     let read = |prepared: &Prepared| Start::read(recipe, &prepared.session, &prepared.trainer);
     let start = if request.resume.is_none() { Some(read(&prepared)?) } else { None };
-    let (mut folder, checkpoint) = open_folder(request, prepared.run_steps(), observer)?;
+    let (mut folder, checkpoint) = open_folder(request, &prepared, observer)?;
     let from_step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     observer.event(Event::Started {
         run: folder.path().display().to_string(),
@@ -95,10 +95,10 @@ pub fn run(
 /// The run's folder, new or gone on with, and the checkpoint to go on from.
 fn open_folder(
     request: &Request<'_>,
-    steps: u64,
+    prepared: &Prepared,
     observer: &mut dyn Observer,
 ) -> Result<(Run, Option<Checkpoint>)> {
-    let recipe = &request.recipe;
+    let (recipe, steps) = (&request.recipe, prepared.run_steps());
     let keep = Keep { newest: recipe.train.keep.max(1), ..Keep::default() };
     if let Some(path) = request.resume {
         let (folder, found) = Run::resume(path)?;
@@ -115,6 +115,7 @@ fn open_folder(
                 2 * done
             )));
         }
+        checkpoint.iter().try_for_each(|checkpoint| check_place(prepared, checkpoint))?;
         // A record only: a run whose manifest was lost goes on all the same.
         let mut manifest = Run::read_manifest(path).unwrap_or_else(|error| {
             observer.event(Event::Warning(format!("{}: a new one is written", error.message())));
@@ -312,7 +313,7 @@ impl Steps<'_> {
         if step == 0 {
             return Ok(());
         }
-        let path = self.folder.save(&checkpoint(&prepared.trainer, step)?)?;
+        let path = self.folder.save(&checkpoint(prepared, step)?)?;
         self.observer.event(Event::Checkpoint(path.display().to_string()));
         Ok(())
     }

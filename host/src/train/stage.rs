@@ -9,6 +9,7 @@ use super::frames::{BATCH, Frames};
 use super::prepare::Prepared;
 use crate::cluster::{Census, Codebook, KMeans};
 use crate::config::Recipe;
+use crate::data::dataset::Dataset;
 use crate::error::Class;
 use crate::plugin::AskedStage;
 use crate::random::Stream;
@@ -29,8 +30,8 @@ pub(super) struct Stages<'a> {
 pub(super) fn inputs(
     stage: &AskedStage,
     recipe: &Recipe,
-    before: &str,
-    step: u64,
+    samples: &str,
+    (before, step): (&str, u64),
 ) -> Result<String> {
     let data = &recipe.data;
     // Only a network that was trained depends on how.
@@ -45,18 +46,33 @@ pub(super) fn inputs(
     });
     let all = (
         (stage, before, recipe.seed, &recipe.method),
-        (&data.source, &data.split, data.limit, data.size, data.n),
-        (&recipe.backbone, &recipe.options, format!("{:?}", recipe.precision), train),
+        (samples, &data.split, data.size, data.rate),
+        (&recipe.backbone, &recipe.init, &recipe.options, format!("{:?}", recipe.precision), train),
     );
     let text = serde_json::to_vec(&all)
         .map_err(|error| Error::failed("a stage's inputs have no JSON form").because(error))?;
     Ok(sha256(&text))
 }
 
+/// The hash of which samples of `source` there are, and in which order: units are found by a sample's place.
+pub(super) fn samples(source: &str, data: &dyn Dataset) -> Result<String> {
+    let names: Vec<String> = (0..data.len()).map(|index| data.name(index)).collect();
+    let text = serde_json::to_vec(&(source, names))
+        .map_err(|error| Error::failed("the names of samples have no JSON form").because(error))?;
+    Ok(sha256(&text))
+}
+
 impl Stages<'_> {
     /// The units of `stage` if it is done, from `inputs`.
     pub(super) fn done(&mut self, stage: &AskedStage, inputs: &str) -> Option<Store<u32>> {
-        self.open(stage, "units", inputs)
+        let units = self.open(stage, "units", inputs)?;
+        self.forget_features(stage);
+        Some(units)
+    }
+
+    /// Features are the largest of the three files, and nobody asks for them once there are units.
+    fn forget_features(&self, stage: &AskedStage) {
+        std::fs::remove_file(self.path(stage, "features")).ok();
     }
 
     /// Runs what of `stage` is not done yet, with the network of `source`.
@@ -85,8 +101,7 @@ impl Stages<'_> {
             None => self.codebook(stage, inputs, &features)?,
         };
         let units = self.units(stage, inputs, (&features, &codebook), &mut frames, source)?;
-        // They are the largest of the three, and nobody asks for them again.
-        std::fs::remove_file(self.path(stage, "features")).ok();
+        self.forget_features(stage);
         Ok(units)
     }
 
@@ -262,6 +277,55 @@ fn chosen(n: usize, share: f64, seed: u64) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::dataset::{Sample, Split};
+
+    /// Samples that have nothing but names.
+    #[derive(Debug)]
+    struct Named(&'static [&'static str]);
+
+    impl Dataset for Named {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn read(&self, _: usize, _: &mut Sample) -> Result<()> {
+            Err(Error::failed("there is nothing but names"))
+        }
+
+        fn label(&self, _: usize) -> Option<u32> {
+            None
+        }
+
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+
+        fn name(&self, index: usize) -> String {
+            self.0[index].to_owned()
+        }
+
+        fn split(&self) -> Split {
+            Split::Train
+        }
+
+        fn describe(&self) -> String {
+            "names".to_owned()
+        }
+    }
+
+    #[test]
+    fn samples_that_came_went_or_changed_places_are_others() {
+        let of = |names| samples("sounds", &Named(names)).unwrap();
+        let before = of(&["a.wav", "b.wav", "c.wav"]);
+        assert_eq!(of(&["a.wav", "b.wav", "c.wav"]), before);
+        for names in [
+            &["a.wav", "c.wav"][..],
+            &["b.wav", "a.wav", "c.wav"],
+            &["a.wav", "b.wav", "c.wav", "d.wav"],
+        ] {
+            assert_ne!(of(names), before, "{names:?}");
+        }
+    }
 
     #[test]
     fn a_share_of_the_samples_is_chosen_by_the_seed() {

@@ -2,7 +2,8 @@
 
 use super::prepare::{Opened, Prepared, prepare_training, restore};
 use super::run::Steps;
-use super::stage::inputs;
+use super::stage::{inputs, samples};
+use super::start::Start;
 use crate::data::units::Units;
 use crate::plugin::{AskedStage, Found};
 use crate::run::Checkpoint;
@@ -26,9 +27,8 @@ impl Trainings<'_> {
         mut checkpoint: Option<Checkpoint>,
     ) -> Result<Prepared> {
         let (course, spans) = (untrained.course.clone(), untrained.spans.clone());
-        if self.steps.recipe.data.max_seconds > 0.0
-            && course.stages_before(spans.len()).next().is_some()
-        {
+        let staged = course.stages_before(spans.len()).next().is_some();
+        if staged && self.steps.recipe.data.max_seconds > 0.0 {
             return Err(Error::asked_wrongly(
                 "units are those of whole sounds, and `data.max_seconds` cuts them",
             )
@@ -37,9 +37,11 @@ impl Trainings<'_> {
         self.steps.folder.keep_steps(spans.iter().map(|(_, end)| *end).collect());
         let mut untrained = Some(untrained);
         let (mut units, mut chain) = (Units::default(), String::new());
+        let (source, data) = (&self.steps.recipe.data.source, self.opened.data.as_ref());
+        let samples = if staged { samples(source, data)? } else { String::new() };
         for (training, (asked, span)) in course.0.iter().zip(&spans).enumerate() {
             for stage in &asked.stages {
-                chain = inputs(stage, self.steps.recipe, &chain, span.0)?;
+                chain = inputs(stage, self.steps.recipe, &samples, (&chain, span.0))?;
                 let found = self.stage(stage, &chain, (training, span.0), untrained.as_ref())?;
                 self.steps.report_stage(stage, span.0, &found)?;
                 units.insert(stage.name.clone(), found);
@@ -56,6 +58,10 @@ impl Trainings<'_> {
             if let Some(checkpoint) = checkpoint.take() {
                 from = checkpoint.step;
                 restore(&mut prepared.trainer, checkpoint)?;
+            } else if training > 0 {
+                // The first training has its weights, and what there is to say of them was said.
+                let trainer = &mut prepared.trainer;
+                Start::read(self.steps.recipe, &prepared.session, trainer)?.apply(trainer)?;
             }
             self.steps.turn(&mut prepared, from)?;
             if training + 1 == course.0.len() {

@@ -14,7 +14,8 @@ pub(crate) struct Head {
     pub(crate) layers: Module,
     /// Direction of each prototype, `[K, bottleneck]`.
     direction: Parameter,
-    /// Length of each prototype `[K, 1]`; fixed at 1 where the last layer is normalised.
+    /// Length of each prototype `[K, 1]`, a matrix as in PyTorch, so that it decays as the authors' does; fixed at 1
+    /// where the last layer is normalised.
     gain: Option<Parameter>,
     /// Number of prototypes, K.
     pub(crate) prototypes: usize,
@@ -44,7 +45,7 @@ impl Head {
             None
         } else {
             let ones = Init::Constant(1.0);
-            Some(host.parameter("head.last.weight_g", &[prototypes], ones, group)?)
+            Some(host.parameter("head.last.weight_g", &[prototypes, 1], ones, group)?)
         };
         Ok(Self { layers, direction, gain, prototypes })
     }

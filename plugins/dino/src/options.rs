@@ -79,7 +79,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
         "prototypes",
         65_536,
         (2, 1_048_576),
-        "classes without a name; 1,024 to 4,096 do for small data",
+        "classes without a name; 256 to 4,096 do for small data",
     ),
     OptionSpec::int("head_layers", 3, (1, 8), "linear layers before the prototypes"),
     OptionSpec::int("head_hidden", 2048, (1, 16_384), "width inside the head"),

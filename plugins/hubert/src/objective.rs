@@ -47,10 +47,15 @@ pub(crate) fn accuracy(logits: Tensor, units: Tensor, mask: Tensor) -> Tensor {
     })
 }
 
-/// Exponential of the entropy of the mean distribution: how many units are said.
-pub(crate) fn said(logits: Tensor) -> Tensor {
+/// Exponential of the entropy of the mean distribution over the frames with a unit: how many units are said. `logits`
+/// `[R, K]` before the `temperature`, `known` u8 `[R]`.
+pub(crate) fn said(logits: Tensor, known: Tensor, temperature: f64) -> Tensor {
     no_grad(|| {
-        let mean = logits.softmax(-1, 0.1).mean(&[0], false);
+        let counted =
+            Tensor::choose(known, ones(logits.max(-1, false)), zeros(logits.max(-1, false)));
+        let n = counted.sum(&[], false).clamp(1.0, f64::MAX);
+        let said = logits.softmax(-1, temperature) * counted.reshape(&[-1, 1]);
+        let mean = said.sum(&[0], false) / n;
         (mean * mean.clamp(1e-12, 1.0).log()).sum(&[], false).scale(-1.0).exp()
     })
 }

@@ -38,14 +38,11 @@ impl SpanMask {
         })
     }
 
-    /// The hidden ones of `frames` tokens, in order.
-    fn row(&self, frames: usize, stream: &mut Stream) -> Result<Vec<usize>> {
+    /// The hidden ones of `frames` tokens, in order. Where a span would leave none, all but the last are hidden: one
+    /// sound that is shorter than the others must not end a run.
+    fn row(&self, frames: usize, stream: &mut Stream) -> Vec<usize> {
         if frames <= self.length {
-            return Err(Error::asked_wrongly(format!(
-                "a span of {} leaves none of {frames} tokens",
-                self.length
-            ))
-            .hint("give longer samples, or shorter spans"));
+            return (0..frames.saturating_sub(1)).collect();
         }
         let wanted = self.probability * frames as f64 / self.length as f64 + stream.uniform();
         let spans = (wanted as usize).max(self.min_spans);
@@ -62,7 +59,7 @@ impl SpanMask {
         for start in starts {
             hidden[start..start + self.length].fill(true);
         }
-        Ok((0..frames).filter(|frame| hidden[*frame]).collect())
+        (0..frames).filter(|frame| hidden[*frame]).collect()
     }
 
     /// The tokens of each sample: those of its own length, where the masked view is padded.
@@ -84,7 +81,13 @@ impl BatchView for SpanMask {
     }
 
     fn check(&self, grid: &[usize]) -> Result<()> {
-        self.row(grid.iter().product(), &mut Stream::new(0, "check", 0, 0)).map(|_| ())
+        let frames: usize = grid.iter().product();
+        if frames > self.length {
+            return Ok(());
+        }
+        let length = self.length;
+        Err(Error::asked_wrongly(format!("a span of {length} leaves none of {frames} tokens"))
+            .hint("give longer samples, or shorter spans"))
     }
 
     fn draw(&self, drawing: &Drawing<'_>) -> Result<Vec<Vec<Field>>> {
@@ -92,9 +95,9 @@ impl BatchView for SpanMask {
         let copy = |copy: usize| {
             let mut streams: Vec<Stream> =
                 (0..drawing.samples()).map(|place| drawing.sample_stream(copy, place)).collect();
-            let mut hidden = (streams.iter_mut().zip(&frames))
+            let mut hidden: Vec<Vec<usize>> = (streams.iter_mut().zip(&frames))
                 .map(|(stream, frames)| self.row(*frames, stream))
-                .collect::<Result<Vec<_>>>()?;
+                .collect();
             if self.same_count {
                 let least = hidden.iter().map(Vec::len).min().unwrap_or(0);
                 for (row, stream) in hidden.iter_mut().zip(&mut streams) {
@@ -141,7 +144,7 @@ mod tests {
         let mut stream = Stream::new(0, "spans", 0, 0);
         let (mut total, mut first, mut last) = (0, 0, 0);
         for _ in 0..2000 {
-            let hidden = apart.row(50, &mut stream).unwrap();
+            let hidden = apart.row(50, &mut stream);
             // 0.5 50 / 4 = 6.25 spans: six, or seven in a quarter of the rows.
             assert!([24, 28].contains(&hidden.len()), "{hidden:?}");
             total += hidden.len() / 4;
@@ -153,15 +156,23 @@ mod tests {
     }
 
     #[test]
-    fn the_last_token_is_never_hidden_and_short_samples_are_refused() {
+    fn the_last_token_is_never_hidden_not_even_of_a_sample_shorter_than_a_span() {
         let plain = mask(&request());
         let mut stream = Stream::new(0, "spans", 1, 0);
         for _ in 0..500 {
-            let hidden = plain.row(30, &mut stream).unwrap();
+            let hidden = plain.row(30, &mut stream);
             assert!(hidden[hidden.len() - 1] < 29 && hidden.len() >= 11, "{hidden:?}");
-            assert!(plain.row(11, &mut stream).unwrap().len() == 10);
+            assert!(plain.row(11, &mut stream).len() == 10);
         }
-        let error = plain.row(10, &mut stream).unwrap_err();
+        for (frames, hidden) in [(10, 9), (2, 1), (1, 0), (0, 0)] {
+            assert_eq!(plain.row(frames, &mut stream).len(), hidden, "{frames} tokens");
+        }
+    }
+
+    #[test]
+    fn spans_that_leave_no_token_of_the_longest_sample_are_refused() {
+        let error = mask(&request()).check(&[10]).unwrap_err();
         assert_eq!(error.message(), "a span of 10 leaves none of 10 tokens");
+        assert!(mask(&request()).check(&[11]).is_ok());
     }
 }

@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 
-use candle_core::cuda_backend::DeviceId;
+use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use candle_core::{CudaDevice, DType, Device, Tensor};
+use candle_core::{CudaDevice, DType, Device, DeviceLocation, Tensor};
 
 use super::activation::round;
 use super::launch::{address, fresh, owned};
@@ -118,11 +118,14 @@ fn layout(
         Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
         Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
     );
-    // SAFETY: the layout lives, and the attributes have the types and sizes that the library documents.
+    // SAFETY: the layout lives, and a count of matrices has the size of an `i32`.
     unsafe {
-        result::set_matrix_layout_attribute(handle, counted, read(&count), size_of::<i32>())?;
-        result::set_matrix_layout_attribute(handle, strided, read(&stride), size_of::<i64>())?;
-    }
+        result::set_matrix_layout_attribute(handle, counted, read(&count), size_of::<i32>())
+    }?;
+    // SAFETY: the layout lives, and a stride has the size of an `i64`.
+    unsafe {
+        result::set_matrix_layout_attribute(handle, strided, read(&stride), size_of::<i64>())
+    }?;
     Ok(layout)
 }
 
@@ -209,8 +212,9 @@ struct Library {
 }
 
 thread_local! {
-    /// Of the devices that this thread uses, which no other thread does ([`owned`]).
-    static LIBRARIES: RefCell<HashMap<DeviceId, Library>> = RefCell::new(HashMap::new());
+    /// Of the GPUs that this thread uses, which no other thread does ([`owned`]). A GPU that is opened again is the same:
+    /// its memory and the thread's stream are.
+    static LIBRARIES: RefCell<HashMap<DeviceLocation, Library>> = RefCell::new(HashMap::new());
 }
 
 fn refused(error: CublasError) -> Error {
@@ -300,7 +304,7 @@ pub(super) fn bf16(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     };
     LIBRARIES.with_borrow_mut(|libraries| {
         use std::collections::hash_map::Entry;
-        let library = match libraries.entry(device.id()) {
+        let library = match libraries.entry(device.location()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(Library::new(device)?),
         };

@@ -1,4 +1,4 @@
-//! `matmul@1`: products of stacks of matrices, in the tape's precision.
+//! `matmul@1`: products of stacks of matrices, in f32 or f64 in every precision: only layers take operands in bf16.
 
 use candle_core::{Tensor, WithDType};
 
