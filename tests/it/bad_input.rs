@@ -155,7 +155,7 @@ fn misspelt_words_get_their_neighbour_and_wrong_values_their_range() {
             &["prototypes=1"],
             "`options.prototypes` must lie between 2 and 1048576, not `1`",
             "`options.prototypes` (default `65536`): classes without a name; \
-             1,024 to 4,096 do for small data",
+             256 to 4,096 do for small data",
         ),
         (
             &["local_crops=many"],

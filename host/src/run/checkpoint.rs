@@ -45,15 +45,13 @@ pub struct Checkpoint {
 pub struct Keep {
     /// The newest so many, at least one.
     pub newest: usize,
-    /// Besides, each whose step is a multiple of this.
-    pub every: Option<u64>,
     /// Besides, each of these steps.
     pub steps: Vec<u64>,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { newest: 3, every: None, steps: Vec::new() }
+        Self { newest: 3, steps: Vec::new() }
     }
 }
 
@@ -258,8 +256,7 @@ pub fn find_newest(folder: &Path) -> Result<Found> {
 pub(super) fn prune(folder: &Path, step: u64, keep: &Keep) -> Result<()> {
     let up_to_now = list(folder)?.into_iter().filter(|(of, _)| *of <= step);
     for (of, path) in up_to_now.skip(keep.newest.max(1)) {
-        let asked = keep.every.is_some_and(|every| every != 0 && of % every == 0);
-        if !asked && !keep.steps.contains(&of) {
+        if !keep.steps.contains(&of) {
             remove(&path)?;
         }
     }

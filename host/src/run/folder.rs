@@ -261,8 +261,7 @@ mod tests {
     #[test]
     fn the_newest_stay_and_each_whose_step_was_asked_for() {
         let root = tempfile::tempdir().unwrap();
-        let mut run =
-            new_run(root.path()).keeping(Keep { newest: 2, every: Some(4), steps: vec![1] });
+        let mut run = new_run(root.path()).keeping(Keep { newest: 2, steps: vec![1, 4] });
         for step in 1..=7 {
             run.save(&checkpoint(step)).unwrap();
         }

@@ -68,7 +68,6 @@ impl Rates {
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
-    updates: u64,
     /// First and second moment of each parameter of the state; empty where it never got an update.
     moments: Vec<[Vec<f32>; 2]>,
     /// How many updates each parameter got: Adam corrects its bias by them.
@@ -83,7 +82,6 @@ impl Optimizer {
         let n = state.parameters().len();
         Self {
             rule,
-            updates: 0,
             moments: (0..n).map(|_| [Vec::new(), Vec::new()]).collect(),
             counts: vec![0; n],
             on_device: Moments::default(),
@@ -101,7 +99,6 @@ impl Optimizer {
         for (id, _) in gradients {
             self.counts[id.0] += 1;
         }
-        self.updates += 1;
         self.on_device.step(state, gradients, measured, (self.rule, rates, &self.counts))
     }
 
@@ -110,7 +107,6 @@ impl Optimizer {
         for (id, _) in gradients {
             self.counts[id.0] -= 1;
         }
-        self.updates -= 1;
     }
 
     /// Updates the parameters in place by their `gradients`.
@@ -123,7 +119,6 @@ impl Optimizer {
         for (id, gradient) in gradients {
             self.update(state, *id, gradient, rates)?;
         }
-        self.updates += 1;
         Ok(())
     }
 
