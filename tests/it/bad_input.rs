@@ -191,7 +191,7 @@ fn an_unknown_method_or_recipe_is_asked_wrongly() {
     pretext(&["train", "dimo"]).assert_refused("unknown method `dimo`", "did you mean `dino`?");
     pretext(&["train", "dino:nosuch"]).assert_refused(
         "the method `dino` has no recipe `nosuch`",
-        "it has `default`, `vit-small`",
+        "it has `default`, `cifar10-vit`, `vit-small`",
     );
     let place = Workplace::new();
     place.write("mine.toml", "method = \"dino\"\n[train\n");

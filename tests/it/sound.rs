@@ -150,7 +150,7 @@ fn data_info_tells_how_long_sounds_are_and_what_is_broken() {
 
 /// A WAV of noise: one channel, 16 bits, 16 kHz.
 fn wav(name: &str, samples: usize) -> Vec<u8> {
-    let values: Vec<f32> = elements(&noise(name, &[samples]));
+    let values: Vec<f64> = elements(&noise(name, &[samples]));
     let body: Vec<u8> =
         values.iter().flat_map(|value| ((value * 3000.0) as i16).to_le_bytes()).collect();
     let mut file = b"RIFF".to_vec();
