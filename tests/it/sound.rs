@@ -172,7 +172,7 @@ fn one_sound_shorter_than_a_span_of_the_mask_does_not_end_a_run() {
     for i in 0..8 {
         // 0.15 s are 7 frames, and a span hides 10.
         let samples = if i == 3 { 2400 } else { 8000 };
-        place.write(&format!("sounds/{i}.wav"), &wav(&format!("sound {i}"), samples));
+        place.write(&format!("sounds/{i}.wav"), wav(&format!("sound {i}"), samples));
     }
     let words = ["train", "hubert", "data=sounds", "batch=4", "steps=8", "iterations=1", "run=it"];
     let stage = ["clusters_first=8", "cluster_share=1", "cluster_tries=1", "probe.every=0"];

@@ -4,7 +4,8 @@
 //! asks for the same few shapes again and again.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::c_void;
 
 use candle_core::backend::BackendDevice;
@@ -48,7 +49,7 @@ impl Operand {
 }
 
 /// How a stack of matrices lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Matrices {
     /// In memory, one row after another.
     rows: usize,
@@ -66,7 +67,7 @@ fn alignment(address: u64) -> u32 {
 
 /// A product's shape: `left right` by columns, which the library counts by; so memory by rows is the transposed
 /// matrix to it, and `c = a b` is asked for as `c^T = b^T a^T`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Shape {
     batch: usize,
     left: Matrices,
@@ -206,7 +207,7 @@ fn wish(
 
 /// cuBLASLt on one device. Plans are dropped before the handle, as fields are in order.
 struct Library {
-    plans: HashMap<Shape, Plan>,
+    plans: BTreeMap<Shape, Plan>,
     handle: Description<sys::cublasLtHandle_t>,
     workspace: CudaSlice<u8>,
 }
@@ -214,7 +215,7 @@ struct Library {
 thread_local! {
     /// Of the GPUs that this thread uses, which no other thread does ([`owned`]). A GPU that is opened again is the same:
     /// its memory and the thread's stream are.
-    static LIBRARIES: RefCell<HashMap<DeviceLocation, Library>> = RefCell::new(HashMap::new());
+    static LIBRARIES: RefCell<Vec<(DeviceLocation, Library)>> = const { RefCell::new(Vec::new()) };
 }
 
 fn refused(error: CublasError) -> Error {
@@ -226,12 +227,11 @@ impl Library {
         let workspace = device.alloc_zeros::<u8>(WORKSPACE)?;
         let handle = result::create_handle().map_err(refused)?;
         let handle = Description { handle, free: result::destroy_handle };
-        Ok(Self { plans: HashMap::new(), handle, workspace })
+        Ok(Self { plans: BTreeMap::new(), handle, workspace })
     }
 
     /// Enqueues the product of `addresses` `[left, right, made]`.
     fn enqueue(&mut self, stream: &CudaStream, shape: Shape, addresses: [u64; 3]) -> Result<()> {
-        use std::collections::hash_map::Entry;
         let plan = match self.plans.entry(shape) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
@@ -303,12 +303,16 @@ pub(super) fn bf16(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         made: Matrices { rows: m, cols: n, transposed: false, alignment: alignment(made) },
     };
     LIBRARIES.with_borrow_mut(|libraries| {
-        use std::collections::hash_map::Entry;
-        let library = match libraries.entry(device.location()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(Library::new(device)?),
+        let place = device.location();
+        let known = libraries.iter().position(|(of, _)| *of == place);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                libraries.push((place, Library::new(device)?));
+                libraries.len() - 1
+            }
         };
-        library.enqueue(&device.cuda_stream(), shape, [left, right, made])
+        libraries[at].1.enqueue(&device.cuda_stream(), shape, [left, right, made])
     })?;
     Ok(c)
 }
