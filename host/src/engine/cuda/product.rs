@@ -157,7 +157,7 @@ impl Plan {
         let left = layout(shape.left, half, shape.batch)?;
         let right = layout(shape.right, half, shape.batch)?;
         let made = layout(shape.made, full, shape.batch)?;
-        let wish = wish(shape)?;
+        let preference = preference(shape)?;
         // SAFETY: every description lives, and describes memory that a product of this shape is called with.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -167,7 +167,7 @@ impl Plan {
                 right.handle,
                 made.handle,
                 made.handle,
-                wish.handle,
+                preference.handle,
             )
         }?;
         Ok(Self { product, left, right, made, algorithm: found.algo })
@@ -175,12 +175,12 @@ impl Plan {
 }
 
 /// What a kernel for `shape` may count on: the workspace, and how its buffers are aligned.
-fn wish(
+fn preference(
     shape: Shape,
 ) -> std::result::Result<Description<sys::cublasLtMatmulPreference_t>, CublasError> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
     let handle = result::create_matmul_pref()?;
-    let wish = Description { handle, free: result::destroy_matmul_pref };
+    let preference = Description { handle, free: result::destroy_matmul_pref };
     let most = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
     // SAFETY: the preference lives, and a number of bytes has the size of a `usize` on 64-bit machines.
     unsafe {
@@ -202,7 +202,7 @@ fn wish(
             )?;
         }
     }
-    Ok(wish)
+    Ok(preference)
 }
 
 /// cuBLASLt on one device. Plans are dropped before the handle, as fields are in order.
