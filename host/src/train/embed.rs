@@ -6,10 +6,10 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
-use super::inputs::{Asked, Inputs, Wanted};
+use super::inputs::{Asked, Inputs};
 use super::kept::{Kept, Network};
 use super::prepare::{prepare, restore};
-use super::probing::form;
+use super::probing::wanted;
 use crate::data::dataset::Dataset;
 use crate::run::{replace, write_described, write_npy};
 use crate::{Error, Result};
@@ -62,8 +62,7 @@ impl Kept<'_> {
         restore(&mut prepared.trainer, checkpoint)?;
         let data = Arc::clone(&prepared.data);
         let (network, module) = self.backbone(&prepared)?;
-        let form = form(self.recipe, &prepared);
-        let wanted = Wanted { form, max_seconds: self.recipe.data.max_seconds, seed: recipe.seed };
+        let wanted = wanted(self.recipe, &prepared);
         let asked = Asked {
             backbone: &module,
             state: &prepared.trainer.state,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::inputs::{Asked, Form, Inputs, Wanted};
+use super::inputs::{Asked, Inputs, Wanted};
 use crate::config::Recipe;
 use crate::data::dataset::Dataset;
 use crate::data::view::Grid;
@@ -73,27 +73,26 @@ const RAW_WIDTH: usize = 3 * 32 * 32;
 const SPECTRUM_ROWS: usize = 2048;
 
 impl Evaluation {
-    /// The bank from the training data, the queries from `test`, in the `form` that the backbone takes;
-    /// `grid` says how many tokens it makes of a sound.
+    /// The bank from the training data, the queries from `test`, as `wanted`; `grid` says how many tokens it makes of a sound.
     ///
     /// # Errors
     /// When the data can't be brought to the form, or nothing of it can be read.
     pub fn new(
         train: &Arc<dyn Dataset>,
         test: Option<&Arc<dyn Dataset>>,
-        (form, grid): (Form, Grid),
+        wanted: &Wanted,
+        grid: Grid,
         recipe: &Recipe,
     ) -> Result<Self> {
         let probe = &recipe.probe;
-        let wanted = Wanted { form, max_seconds: recipe.data.max_seconds, seed: recipe.seed };
-        let bank = Inputs::read(train, probe.bank, &wanted)?;
+        let bank = Inputs::read(train, probe.bank, wanted)?;
         if bank.is_empty() {
             return Err(Error::failed("no sample of the training data can be read")
                 .hint("`pretext data info PATH` says what is broken"));
         }
         let queries = match test {
-            Some(test) => Inputs::read(test, probe.queries, &wanted)?,
-            None => Inputs::read(train, 0, &wanted)?,
+            Some(test) => Inputs::read(test, probe.queries, wanted)?,
+            None => Inputs::read(train, 0, wanted)?,
         };
         let knn = Knn { k: probe.k, temperature: probe.temperature };
         let output = match probe.layer {

@@ -8,9 +8,7 @@ use super::prepare::Prepared;
 use crate::data::dataset::{Content, Image, Sample, Sound};
 use crate::data::sound::{FRAMES_PER_SECOND, mfcc};
 use crate::data::transform::crop::CropBox;
-use crate::data::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::data::transform::resize::Resample;
-use crate::data::view::{Value, ViewRequest, normalise};
 use crate::engine::cuda::upload::upload;
 use crate::engine::ops::patchify::patchify;
 use crate::engine::{Precision, Tape, Var, storage};
@@ -34,7 +32,6 @@ pub(super) struct Frames<'a> {
     precision: Precision,
     backbone: Rc<dyn Module>,
     /// Whether the method sees sounds with mean 0 and variance 1.
-    normalised: bool,
     /// Whether each sample's features get mean 0 and deviation 1 over its frames, where it has two or more.
     standardise: bool,
     resample: Resample,
@@ -85,12 +82,8 @@ impl<'a> Frames<'a> {
                 .because(format!("they are {data}"))
                 .hint("choose other features in the method's options, or other data"));
         }
-        let asked = |view: &ViewRequest| {
-            view.kind == "waveform" && view.params.get("normalise") == Some(&Value::Number(1.0))
-        };
-        let normalised = prepared.plan.views.iter().any(asked);
         let resample = Resample::default();
-        Ok(Self { prepared, features, precision, backbone, normalised, standardise, resample })
+        Ok(Self { prepared, features, precision, backbone, standardise, resample })
     }
 
     /// The features of the samples `indices`.
@@ -149,9 +142,7 @@ impl<'a> Frames<'a> {
             return Ok((Vec::new(), 0));
         }
         let mut wave = wave.to_vec();
-        if self.normalised {
-            normalise(&mut wave);
-        }
+        self.prepared.preprocess.sound(&mut wave);
         let n = wave.len();
         let tape = self.tape();
         let wave = upload(&storage::tensor(wave, (1, n))?, tape.device())?;
@@ -222,11 +213,7 @@ impl<'a> Frames<'a> {
         let whole = CropBox::whole(image.width, image.height);
         let mut bytes = Vec::new();
         self.resample.apply(image, whole, (side, side), &mut bytes)?;
-        for channel in 0..3 {
-            let (mean, std) = (IMAGENET_MEAN[channel], IMAGENET_STD[channel]);
-            let bytes = bytes.iter().skip(channel).step_by(3);
-            out.extend(bytes.map(|byte| (f32::from(*byte) / 255.0 - mean) / std));
-        }
+        out.extend(self.prepared.preprocess.picture(&bytes));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::data::dataset::{Content, Dataset, Image, Sample, Sound};
 use crate::data::sound::mfcc;
 use crate::data::sound::spectrogram::{BANDS, Pictures};
 use crate::data::transform::crop::CropBox;
+use crate::data::transform::preprocess::Preprocess;
 use crate::data::transform::resize::Resample;
 use crate::data::view::Grid;
 use crate::engine::cuda::upload::upload;
@@ -21,9 +22,6 @@ use crate::report::Picture;
 use crate::state::{State, StepVars};
 use crate::{Error, Result};
 
-/// ImageNet's channel means and deviations, by which every view is normalised.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// Samples that go through the backbone at a time.
 const BATCH: usize = 128;
 /// Values of sound that go through it at a time, with the silence that makes them equally long.
@@ -50,6 +48,8 @@ pub enum Form {
 pub struct Wanted {
     /// How the backbone takes samples.
     pub form: Form,
+    /// What training's views do to every sample.
+    pub preprocess: Preprocess,
     /// The middle of a sound that is longer is taken; 0 takes all.
     pub max_seconds: f64,
     /// Seed of the choice of samples.
@@ -143,7 +143,7 @@ impl Inputs {
 
     /// Whether they are sounds.
     pub fn is_sound(&self) -> bool {
-        self.samples.first().is_some_and(|one| !one.raw.is_empty())
+        matches!(self.form, Form::Waves | Form::Pictures { channels: 1, .. })
     }
 
     /// Sample `index` for people; none of a vector.
@@ -151,8 +151,8 @@ impl Inputs {
         self.samples.get(index)?.picture.clone()
     }
 
-    /// The raw baseline's features, `[N, D]` row by row, and D: pixels or elements as the backbone takes them, of
-    /// sounds mean and deviation of MFCC and their slopes.
+    /// The raw baseline's features, `[N, D]` row by row, and D: pixels in their colours, elements, of sounds mean
+    /// and deviation of MFCC and their slopes. They don't depend on the method.
     pub fn raw(&self) -> (Vec<f32>, usize) {
         let of = |one: &One| if one.raw.is_empty() { one.values.len() } else { one.raw.len() };
         let width = self.samples.first().map_or(0, of);
@@ -280,36 +280,33 @@ impl Reader {
         let sample = std::mem::take(&mut self.sample);
         let one = match (&sample, &wanted.form) {
             (Sample::Vector(vector), _) => Ok(One { values: vector.clone(), ..One::default() }),
-            (Sample::Image(image), Form::Pictures { side, .. }) => self.image(image, *side),
-            (Sample::Sound(sound), form) => self.sound(&middle(sound, wanted.max_seconds), form),
+            (Sample::Image(image), Form::Pictures { side, .. }) => self.image(image, *side, wanted),
+            (Sample::Sound(sound), _) => self.sound(&middle(sound, wanted.max_seconds), wanted),
             (Sample::Image(_), _) => Err(Error::failed("the backbone takes no pictures")),
         };
         self.sample = sample;
         Some(one)
     }
 
-    /// Resizes the shorter side to `side`, cuts the middle square, normalises.
-    fn image(&mut self, image: &Image, side: usize) -> Result<One> {
+    /// Resizes the shorter side to `side`, cuts the middle square, preprocesses.
+    fn image(&mut self, image: &Image, side: usize, wanted: &Wanted) -> Result<One> {
         let short = image.width.min(image.height);
         let middle = CropBox::centre(short, short, image.width, image.height);
         let mut rgb = Vec::new();
         self.resizer.apply(image, middle, (side, side), &mut rgb)?;
-        let mut values = Vec::with_capacity(rgb.len());
-        for channel in 0..3 {
-            let plane = rgb.iter().skip(channel).step_by(3);
-            let scaled = |byte: &u8| (f32::from(*byte) / 255.0 - MEAN[channel]) / STD[channel];
-            values.extend(plane.map(scaled));
-        }
+        let (asked, plain) = (wanted.preprocess, Preprocess::default());
+        let values = asked.picture(&rgb);
+        let raw = if asked == plain { Vec::new() } else { plain.picture(&rgb) };
         let picture = Some(Picture { width: side, height: side, rgb });
-        Ok(One { values, raw: Vec::new(), picture })
+        Ok(One { values, raw, picture })
     }
 
     /// The waveform, or the whole spectrogram resized to a square.
-    fn sound(&mut self, sound: &Sound, form: &Form) -> Result<One> {
+    fn sound(&mut self, sound: &Sound, wanted: &Wanted) -> Result<One> {
         self.pictures.forget();
         let (picture, frames) = self.pictures.of(sound, BANDS);
         let shown = Some(sketch::spectrogram(picture, (BANDS, frames)));
-        let values = match form {
+        let values = match &wanted.form {
             Form::Pictures { side, .. } => {
                 let mut square = vec![0.0; side * side];
                 let whole = [0.0, 0.0, frames as f64, BANDS as f64];
@@ -317,7 +314,11 @@ impl Reader {
                 self.resizer.plane(from, whole, to)?;
                 square
             }
-            _ => sound.wave.clone(),
+            _ => {
+                let mut wave = sound.wave.clone();
+                wanted.preprocess.sound(&mut wave);
+                wave
+            }
         };
         Ok(One { values, raw: mfcc::summary(&sound.wave, sound.rate), picture: shown })
     }
@@ -342,5 +343,55 @@ impl Form {
             (Content::Sounds { .. }, [_]) => Self::Waves,
             (Content::Sounds { .. }, _) => Self::Pictures { channels: 1, side },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{OpenOptions, open};
+
+    fn read(source: &str, form: Form, preprocess: Preprocess) -> Inputs {
+        let data = open(source, &OpenOptions { limit: Some(3), ..Default::default() }).unwrap();
+        let wanted = Wanted { form, preprocess, max_seconds: 0.5, seed: 0 };
+        Inputs::of(&data, &[0, 1, 2], &wanted).unwrap()
+    }
+
+    #[test]
+    fn a_network_that_learned_gray_pictures_is_asked_about_gray_ones_and_the_baseline_keeps_colours()
+     {
+        let form = Form::Pictures { channels: 3, side: 8 };
+        let plain = read("shapes", form.clone(), Preprocess::default());
+        let gray = read("shapes", form, Preprocess { grayscale: true, ..Preprocess::default() });
+        assert_eq!(gray.raw(), plain.raw());
+        let [red, green, _] = channels_of(&gray.samples[1].values);
+        let light = |(value, channel): (&f32, usize)| value * STD[channel] + MEAN[channel];
+        for (r, g) in red.iter().zip(green) {
+            assert!((light((r, 0)) - light((g, 1))).abs() < 1e-5);
+        }
+        let [red, green, _] = channels_of(&plain.samples[1].values);
+        assert!(red.iter().zip(green).any(|(r, g)| (light((r, 0)) - light((g, 1))).abs() > 0.1));
+    }
+
+    const MEAN: [f32; 3] = crate::data::transform::normalize::IMAGENET_MEAN;
+    const STD: [f32; 3] = crate::data::transform::normalize::IMAGENET_STD;
+
+    fn channels_of(values: &[f32]) -> [&[f32]; 3] {
+        let n = values.len() / 3;
+        [&values[..n], &values[n..2 * n], &values[2 * n..]]
+    }
+
+    #[test]
+    fn a_network_that_learned_normalised_sounds_is_asked_about_normalised_ones() {
+        let plain = read("speech", Form::Waves, Preprocess::default());
+        let normal = Preprocess { normalise: true, ..Preprocess::default() };
+        let normalised = read("speech", Form::Waves, normal);
+        let variance = |inputs: &Inputs| {
+            let wave = &inputs.samples[2].values;
+            wave.iter().map(|x| x * x).sum::<f32>() / wave.len() as f32
+        };
+        assert!((variance(&normalised) - 1.0).abs() < 0.01);
+        assert!((variance(&plain) - 1.0).abs() > 0.1);
+        assert_eq!(plain.raw(), normalised.raw());
     }
 }

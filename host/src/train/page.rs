@@ -12,6 +12,7 @@ use crate::data::batch::ViewBatch;
 use crate::data::dataset::Content;
 use crate::data::field::Field;
 use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::transform::preprocess::Preprocess;
 use crate::metric::Features;
 use crate::probe::knn::neighbours;
 use crate::report::{
@@ -26,9 +27,6 @@ const SHOWN: usize = 8;
 const NEIGHBOURS: usize = 8;
 /// Points of the map.
 const POINTS: usize = 1000;
-/// ImageNet's channel means and deviations, by which views are normalised.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// Records that are schedules.
 const SCHEDULES: [&str; 4] = ["lr", "weight_decay", "teacher_decay", "temperature_teacher"];
 
@@ -166,7 +164,11 @@ fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
         let fields = view.fields.iter();
         let mut shown = fields.filter(|field| ["pixels", "samples"].contains(&field.name));
         let field = shown.next()?;
-        Some((0..batch.len()).map(|sample| picture(field, sample)).collect::<Vec<_>>())
+        Some(
+            (0..batch.len())
+                .map(|sample| picture(field, sample, &prepared.preprocess))
+                .collect::<Vec<_>>(),
+        )
     };
     let shown: Vec<_> =
         batch.views.iter().filter_map(|view| Some((view.name.clone(), pictures(view)?))).collect();
@@ -180,7 +182,7 @@ fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
 
 /// Sample `index` of a view for people: normalised images `[B, 3, H, W]`, spectrograms `[B, 1, H, W]` or
 /// waveforms `[B, T]`.
-fn picture(field: &Field, index: usize) -> Picture {
+fn picture(field: &Field, index: usize, preprocess: &Preprocess) -> Picture {
     let len: usize = field.shape[1..].iter().product();
     let values = &field.values.f32()[index * len..][..len];
     let &[_, channels, height, width] = field.shape.as_slice() else {
@@ -189,14 +191,7 @@ fn picture(field: &Field, index: usize) -> Picture {
     if channels == 1 {
         return sketch::spectrogram(values, (height, width));
     }
-    let mut rgb = vec![0; len];
-    for (channel, plane) in values.chunks_exact(height * width).enumerate() {
-        for (pixel, value) in plane.iter().enumerate() {
-            let shade = 255.0 * (value * STD[channel] + MEAN[channel]);
-            rgb[3 * pixel + channel] = shade.round().clamp(0.0, 255.0) as u8;
-        }
-    }
-    Picture { width, height, rgb }
+    Picture { width, height, rgb: preprocess.shown(values) }
 }
 
 /// A few samples with the training samples nearest to them.

@@ -8,6 +8,7 @@ use super::step::{Learner, Rules, Trainer};
 use super::views::{BatchViews, largest_input, plan, random_views};
 use crate::config::{ClipMode, Data, OptimizerKind, Recipe, Train};
 use crate::data::dataset::{Content, Dataset, LabelRule, OpenOptions, Patterns, Split, open};
+use crate::data::transform::preprocess::Preprocess;
 use crate::data::units::Units;
 use crate::data::view::ViewPlan;
 use crate::engine::device;
@@ -36,6 +37,8 @@ pub struct Prepared {
     pub plan: ViewPlan,
     /// Shape of one sample of the largest view: `[C, S, S]`, `[T]` of a waveform, `[D]`.
     pub shape: Vec<usize>,
+    /// What that view does to every sample, and so do stages and probes.
+    pub preprocess: Preprocess,
     /// Steps of one epoch.
     pub steps_per_epoch: u64,
     /// Steps of this training.
@@ -137,12 +140,14 @@ pub fn prepare_training(
     let backbone_options = recipe.backbone.options.to_map();
     let plan = plan(&session.views(), &recipe.backbone.kind, &backbone_options)?;
     crate::data::check(&plan, data.content())?;
-    let shape = match (largest_input(&plan, data.content())?, data.content()) {
-        (Some(shape), _) => shape,
-        (None, Content::Vectors { dim }) => vec![dim],
-        (None, Content::Images) => vec![3, 0, 0],
-        (None, Content::Sounds { .. }) => vec![1, 0, 0],
-    };
+    let (shape, preprocess) = largest_input(&plan, data.content())?.unwrap_or_else(|| {
+        let shape = match data.content() {
+            Content::Vectors { dim } => vec![dim],
+            Content::Images => vec![3, 0, 0],
+            Content::Sounds { .. } => vec![1, 0, 0],
+        };
+        (shape, Preprocess::default())
+    });
     let building = Building {
         state: State::new(recipe.seed),
         averages: Vec::new(),
@@ -180,6 +185,7 @@ pub fn prepare_training(
         test,
         plan,
         shape,
+        preprocess,
         steps_per_epoch,
         total_steps,
         units: Units::default(),

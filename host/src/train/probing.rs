@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::evaluate::{Answer, Evaluation, Figures};
-use super::inputs::Form;
+use super::inputs::{Form, Wanted};
 use super::prepare::Prepared;
 use crate::config::Recipe;
 use crate::module::Module;
@@ -40,17 +40,21 @@ impl Baselines {
 /// When no sample can be read.
 pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
     let Prepared { data, test, plan, .. } = prepared;
-    let form = form(recipe, prepared);
-    Evaluation::new(data, test.as_ref(), (form, plan.grid.clone()), recipe)
+    Evaluation::new(data, test.as_ref(), &wanted(recipe, prepared), plan.grid.clone(), recipe)
 }
 
 /// How `prepared`'s backbone takes samples that it is asked about.
-pub(super) fn form(recipe: &Recipe, prepared: &Prepared) -> Form {
+pub(super) fn wanted(recipe: &Recipe, prepared: &Prepared) -> Wanted {
     let side = match (recipe.data.size, prepared.shape.as_slice()) {
         (0, &[_, _, side]) => side.max(1),
         (size, _) => size.max(1),
     };
-    Form::of(prepared.data.content(), &prepared.shape, side)
+    Wanted {
+        form: Form::of(prepared.data.content(), &prepared.shape, side),
+        preprocess: prepared.preprocess,
+        max_seconds: recipe.data.max_seconds,
+        seed: recipe.seed,
+    }
 }
 
 /// Asks the teacher's backbone, or the student's where there is no teacher.

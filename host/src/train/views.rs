@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::data::batch::Batch;
 use crate::data::dataset::Content;
 use crate::data::field::{Form, Values};
+use crate::data::transform::preprocess::Preprocess;
 use crate::data::view::{Grid, View, ViewPlan};
 use crate::engine::cuda::upload::upload;
 use crate::engine::{Var, storage};
@@ -33,19 +34,23 @@ pub fn plan(
 }
 
 /// Shape of one sample of the largest view that a backbone takes, if there is one: what its positions
-/// are made for.
+/// are made for; and what that view does to every sample.
 ///
 /// # Errors
 /// As [`plan`], or when a view can't be made of data of `content`.
-pub fn largest_input(plan: &ViewPlan, content: Content) -> Result<Option<Vec<usize>>> {
-    let mut largest: Option<Form> = None;
+pub fn largest_input(
+    plan: &ViewPlan,
+    content: Content,
+) -> Result<Option<(Vec<usize>, Preprocess)>> {
+    let mut largest: Option<(Form, Preprocess)> = None;
     for request in &plan.views {
         if let View::Sample(view) = request.resolve()? {
             let form = view.forms(content, &request.name)?.into_iter().next();
-            largest = form.into_iter().chain(largest).max_by_key(Form::len);
+            let form = form.map(|form| (form, view.preprocess()));
+            largest = form.into_iter().chain(largest).max_by_key(|(form, _)| form.len());
         }
     }
-    Ok(largest.map(|form| form.shape))
+    Ok(largest.map(|(form, preprocess)| (form.shape, preprocess)))
 }
 
 /// Views of `samples` samples with normal numbers in them, for timing and planning.
@@ -215,9 +220,26 @@ mod tests {
     fn the_largest_view_says_what_a_backbone_is_built_for() {
         let crop = |name, size| ViewRequest::new(name, "crop", 1, 1).with("size", size);
         let plan = ViewPlan::of(vec![crop("a", 8.0), crop("b", 24.0), crop("c", 16.0)]);
-        assert_eq!(largest_input(&plan, Content::Images).unwrap(), Some(vec![3, 24, 24]));
+        let (shape, _) = largest_input(&plan, Content::Images).unwrap().unwrap();
+        assert_eq!(shape, [3, 24, 24]);
         assert!(largest_input(&plan, Content::Vectors { dim: 3 }).is_err());
         let index = ViewPlan::of(vec![ViewRequest::new("i", "sample-index", 1, 1)]);
         assert_eq!(largest_input(&index, Content::Images).unwrap(), None);
+    }
+
+    #[test]
+    fn a_view_says_what_it_does_to_every_sample() {
+        let crop = ViewRequest::new("crop", "crop", 1, 1).with("size", 8.0);
+        let of = |request: ViewRequest, content| {
+            largest_input(&ViewPlan::of(vec![request]), content).unwrap().unwrap().1
+        };
+        let images = |request| of(request, Content::Images);
+        assert_eq!(images(crop.clone()), Preprocess::default());
+        // What is drawn for some samples is not done to every one.
+        assert!(!images(crop.clone().with("grayscale", 0.5)).grayscale);
+        assert!(images(crop.clone().with("grayscale", 1.0)).grayscale);
+        assert_eq!(images(crop.with("mean", 0.5)).mean, [0.5; 3]);
+        let wave = ViewRequest::new("wave", "waveform", 1, 1).with("normalise", 1.0);
+        assert!(of(wave, Content::Sounds { rate: 16_000 }).normalise);
     }
 }

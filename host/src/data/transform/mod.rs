@@ -10,6 +10,7 @@ pub mod flip;
 pub mod grayscale;
 pub mod jitter;
 pub mod normalize;
+pub mod preprocess;
 pub mod resize;
 pub mod solarize;
 

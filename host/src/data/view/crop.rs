@@ -10,6 +10,7 @@ use crate::data::field::{Form, Values};
 use crate::data::sound::spectrogram::BANDS;
 use crate::data::transform::jitter::Strength;
 use crate::data::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
+use crate::data::transform::preprocess::Preprocess;
 use crate::data::transform::{crop, flip, grayscale, jitter, normalize, solarize};
 use crate::random::Stream;
 use crate::{Error, Result};
@@ -152,6 +153,11 @@ impl SampleView for Crop {
             ))
             .hint("ask for `vector@1` views, or give pictures as data")),
         }
+    }
+
+    fn preprocess(&self) -> Preprocess {
+        let (grayscale, mean, std) = (self.grayscale >= 1.0, self.mean, self.std);
+        Preprocess { grayscale, mean, std, ..Preprocess::default() }
     }
 
     fn make(

@@ -9,6 +9,7 @@ use crate::data::batch::{Trace, ViewBatch};
 use crate::data::dataset::{Content, Dataset, Sample};
 use crate::data::field::{Field, Form, Values};
 use crate::data::sound::spectrogram::Pictures;
+use crate::data::transform::preprocess::Preprocess;
 use crate::data::transform::{blur::Blur, resize::Resample};
 use crate::data::units::Units;
 use crate::random::Stream;
@@ -96,6 +97,11 @@ pub trait SampleView: fmt::Debug + Send + Sync {
         tools: &mut Tools,
         fields: &mut [Values],
     ) -> Result<Trace>;
+
+    /// What it does to every sample alike.
+    fn preprocess(&self) -> Preprocess {
+        Preprocess::default()
+    }
 
     /// Puts the last hand to the view when all samples of the batch are made, before the views of the whole
     /// batch are drawn: sounds may be cut to one length.

@@ -18,6 +18,5 @@ mod waveform;
 pub use kind::{Asked, BatchView, Drawing, SampleView, Tools, View, ViewDef};
 pub use request::{Grid, Value, ViewPlan, ViewRequest};
 pub use settings::Settings;
-pub use waveform::normalise;
 
 pub(super) use kind::draw_key;

@@ -7,6 +7,7 @@ use super::settings::Settings;
 use crate::data::batch::{Trace, ViewBatch};
 use crate::data::dataset::{Content, Sample};
 use crate::data::field::{Form, Values};
+use crate::data::transform::preprocess::Preprocess;
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -21,23 +22,17 @@ struct Waveform {
     /// Whether a batch is as long as its longest sound; else every sound is cut at random to the shortest, as
     /// the authors of wav2vec 2.0 and HuBERT do.
     pad: bool,
-    /// Whether each sound gets mean 0 and deviation 1.
-    normalise: bool,
+    /// What else is done to each sound.
+    preprocess: Preprocess,
 }
-
-/// Added to the variance, as layer norm does.
-const EPS: f32 = 1e-5;
 
 impl Waveform {
     fn new(settings: &Settings<'_>) -> Result<Self> {
         let (min_seconds, max_seconds) =
             settings.pair(["min_seconds", "max_seconds"], (0.1, 15.625), (0.001, 3600.0))?;
-        Ok(Self {
-            max_seconds,
-            min_seconds,
-            pad: settings.flag("pad", false)?,
-            normalise: settings.flag("normalise", false)?,
-        })
+        let normalise = settings.flag("normalise", false)?;
+        let preprocess = Preprocess { normalise, ..Preprocess::default() };
+        Ok(Self { max_seconds, min_seconds, pad: settings.flag("pad", false)?, preprocess })
     }
 
     fn values(seconds: f64, rate: u32) -> usize {
@@ -73,12 +68,14 @@ impl SampleView for Waveform {
         let start = stream.below(sound.wave.len() - length + 1);
         let (kept, rest) = out.split_at_mut(length);
         kept.copy_from_slice(&sound.wave[start..start + length]);
-        if self.normalise {
-            normalise(kept);
-        }
+        self.preprocess.sound(kept);
         rest.fill(0.0);
         lengths.u32_mut().fill(length as u32);
         Ok(Trace { start, ..Trace::default() })
+    }
+
+    fn preprocess(&self) -> Preprocess {
+        self.preprocess
     }
 
     fn follows_length(&self) -> bool {
@@ -120,15 +117,6 @@ impl SampleView for Waveform {
         samples.f32_mut().fill_with(|| stream.normal() as f32);
         lengths.u32_mut().fill(samples.len() as u32);
     }
-}
-
-/// Gives a sound mean 0 and variance 1.
-pub fn normalise(wave: &mut [f32]) {
-    let n = wave.len().max(1) as f32;
-    let mean = wave.iter().sum::<f32>() / n;
-    let variance = wave.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / n;
-    let scale = 1.0 / (variance + EPS).sqrt();
-    wave.iter_mut().for_each(|x| *x = (*x - mean) * scale);
 }
 
 inventory::submit! {
