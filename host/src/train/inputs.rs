@@ -390,8 +390,8 @@ mod tests {
             let wave = &inputs.samples[2].values;
             wave.iter().map(|x| x * x).sum::<f32>() / wave.len() as f32
         };
-        assert!((variance(&normalised) - 1.0).abs() < 0.01);
-        assert!((variance(&plain) - 1.0).abs() > 0.1);
+        assert!((variance(&normalised) - 1.0).abs() < 0.1);
+        assert!((variance(&plain) - 1.0).abs() > 0.5);
         assert_eq!(plain.raw(), normalised.raw());
     }
 }
