@@ -219,3 +219,20 @@ fn clusters_that_the_data_cannot_fill_are_refused_in_words() {
     let said = "the stage `units-1` found no clusters: 768 features don't make 100000 clusters";
     assert!(refused.stderr.contains(said), "{}", refused.stderr);
 }
+
+#[test]
+fn a_run_on_sound_keeps_its_stages_after_a_kill_and_gives_features_and_weights_of_its_last_training()
+ {
+    let place = Workplace::new();
+    let words = ["train", "hubert", "run=it", "n=32", "batch=8", "steps=8", "checkpoint_every=1"];
+    let few = ["clusters_first=4", "clusters_next=6", "bank=16", "queries=16", "k=3", "--json"];
+    let mut run = Watched::start(place.command(&[&words[..], &few[..]].concat()));
+    run.until(|event| event["step"] == 2);
+    assert_eq!(run.kill().signal(), Some(9), "the run ended before it was killed");
+    let resumed = place.pretext(&["train", "--resume", "runs/it"]);
+    resumed.assert_done();
+    assert!(!resumed.stderr.contains("made again"), "{}", resumed.stderr);
+    // The second training has other units than the first, and so another head.
+    place.pretext(&["embed", "runs/it", "--out", "features.npy"]).assert_done();
+    place.pretext(&["export", "runs/it", "--format", "hf", "--out", "hubert"]).assert_done();
+}

@@ -275,8 +275,11 @@ impl Tables {
 
 /// The value of a key: as given, its default, or that of the key it follows.
 fn value_of(given: &Given, section: &'static str, spec: &OptionSpec) -> Option<Value> {
-    if let Some(value) = given.get(&(section, spec.name.clone())).or(spec.default.as_ref()) {
-        return Some(value.clone());
+    // A default takes the option's type too, or a recipe that is written and read again would be another.
+    let typed = |value: &Value| spec.check(&spec.name, value).unwrap_or_else(|_| value.clone());
+    let default = || spec.default.as_ref().map(typed);
+    if let Some(value) = given.get(&(section, spec.name.clone())).cloned().or_else(default) {
+        return Some(value);
     }
     let keys = SECTIONS.iter().find(|host| host.name == section)?.keys;
     let follows = keys.iter().find(|key| key.name == spec.name)?.follows()?;

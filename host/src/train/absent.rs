@@ -49,7 +49,7 @@ impl Dataset for Absent {
     }
 }
 
-/// Builds what the recipe asks for on no data, of which an epoch has `steps_per_epoch` steps. Its content is
+/// Builds what the recipe asks for in training number `training`, on no data, of which an epoch has `steps_per_epoch` steps. Its content is
 /// what the method's views are made of; `dim` says how long the vectors of a view are.
 ///
 /// # Errors
@@ -57,7 +57,7 @@ impl Dataset for Absent {
 pub(super) fn prepare_without_data(
     recipe: &Recipe,
     plugin: &Found,
-    steps_per_epoch: u64,
+    (steps_per_epoch, training): (u64, usize),
     dim: impl FnOnce(&str) -> Result<usize>,
 ) -> Result<Prepared> {
     let table = load::open(&plugin.path, &recipe.method)?;
@@ -65,7 +65,7 @@ pub(super) fn prepare_without_data(
     let content = content(&views, recipe.data.rate, dim)?;
     let len = recipe.train.batch * (recipe.train.accumulate * steps_per_epoch) as usize;
     let data = Arc::new(Absent { content, len });
-    prepare_training(recipe, plugin, &Opened { data, test: None }, 0)
+    prepare_training(recipe, plugin, &Opened { data, test: None }, training)
 }
 
 /// What views of these kinds are made of; sounds have `rate` values a second.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::inputs::{Asked, Inputs};
 use super::kept::{Kept, Network};
-use super::prepare::{prepare, restore};
+use super::prepare::{Opened, prepare_training, restore, training_in};
 use super::probing::wanted;
 use crate::data::dataset::Dataset;
 use crate::run::{replace, write_described, write_npy};
@@ -58,7 +58,8 @@ impl Kept<'_> {
         // Whatever is asked, one sample is enough.
         let mut recipe = self.recipe.clone();
         (recipe.train.batch, recipe.train.accumulate) = (1, 1);
-        let mut prepared = prepare(&recipe, self.plugin)?;
+        let (opened, training) = (Opened::new(&recipe)?, training_in(&checkpoint));
+        let mut prepared = prepare_training(&recipe, self.plugin, &opened, training)?;
         restore(&mut prepared.trainer, checkpoint)?;
         let data = Arc::clone(&prepared.data);
         let (network, module) = self.backbone(&prepared)?;

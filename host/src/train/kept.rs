@@ -4,7 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::absent::prepare_without_data;
-use super::prepare::{Prepared, restore};
+use super::prepare::{Prepared, restore, training_in};
 use super::start::tensors_below;
 use crate::config::Recipe;
 use crate::module::Module;
@@ -44,6 +44,9 @@ pub struct Kept<'a> {
     /// Whose weights; without it the teacher's, or the student's where there is no teacher.
     pub network: Option<Network>,
 }
+
+/// Steps of an epoch where nothing is trained: enough for every training of any course.
+const MANY: u64 = 1000;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +100,12 @@ impl Kept<'_> {
         weights::dialect(format, kind)?;
         let checkpoint = self.checkpoint()?;
         let step = checkpoint.step;
-        let mut prepared = prepare_without_data(self.recipe, self.plugin, 1, |_| Ok(1))?;
+        let mut prepared = prepare_without_data(
+            self.recipe,
+            self.plugin,
+            (MANY, training_in(&checkpoint)),
+            |_| Ok(1),
+        )?;
         let (network, module) = self.backbone(&prepared)?;
         if module.parameters().is_empty() {
             return Err(Error::asked_wrongly(format!("the backbone `{kind}` has no weights"))

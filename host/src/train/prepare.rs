@@ -306,6 +306,12 @@ pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<(
     optimizer.import(state, &checkpoint.moments)
 }
 
+/// The training of the run that `checkpoint` is of: another has other parameters, such as one row for each of its units.
+pub(super) fn training_in(checkpoint: &Checkpoint) -> usize {
+    let number = checkpoint.state.get(PLACE[0]).and_then(serde_json::Value::as_u64);
+    number.map_or(0, |number| number as usize)
+}
+
 /// In a checkpoint's record: which training it is of, and the step of the run at which that began.
 const PLACE: [&str; 2] = ["training", "begins"];
 

@@ -66,7 +66,8 @@ pub fn replay(request: &Request<'_>) -> Result<Replayed> {
     let recording = Recording::open(request.batch)?;
     let recipe = recording.recipe(request.recipe);
     let dim = |view: &str| recording.dim(view);
-    let prepared = prepare_without_data(&recipe, request.plugin, request.steps_per_epoch, dim)?;
+    let prepared =
+        prepare_without_data(&recipe, request.plugin, (request.steps_per_epoch, 0), dim)?;
     let Prepared { mut session, mut trainer, plan, data, total_steps, .. } = prepared;
     let mut notes = Start::read(&recipe, &session, &trainer)?.apply(&mut trainer)?;
     if let Some(path) = request.weights {

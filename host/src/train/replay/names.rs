@@ -135,7 +135,7 @@ pub fn names(
     let recording = recording.map(Recording::open).transpose()?;
     let mut recipe = recipe.clone();
     recipe.train.accumulate = 1;
-    let prepared = prepare_without_data(&recipe, plugin, 1, |view| match &recording {
+    let prepared = prepare_without_data(&recipe, plugin, (1, 0), |view| match &recording {
         Some(recording) => recording.dim(view),
         None => match Opened::new(&recipe)?.data.content() {
             Content::Vectors { dim } => Ok(dim),
