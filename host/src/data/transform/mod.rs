@@ -3,6 +3,7 @@
 //! After the crop a view is three planes of f32 from 0 to 1, `[3, H, W]`, and stays so: unlike a chain over
 //! 8-bit pictures nothing is rounded between two transforms. Each file holds one transform: a plain
 //! function over planes and, where it draws, a function from a stream to its parameters.
+//! `preprocess` is made of them: the part of a view in which nothing is drawn.
 
 pub mod blur;
 pub mod crop;
