@@ -12,6 +12,8 @@ pub enum Class {
     AskedWrongly,
     /// The run, the plugin or a file failed: exit code 1.
     Failed,
+    /// Numbers are no longer finite, and whoever goes on from where they stand meets them again: exit code 1.
+    Diverged,
     /// The user stopped the run and a checkpoint was written: exit code 130.
     Interrupted,
 }
@@ -34,6 +36,12 @@ impl Error {
     /// Something failed while doing what was asked: exit code 1.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Class::Failed, message)
+    }
+
+    /// Training left the finite numbers: exit code 1. What helps is known, and is the hint.
+    pub fn diverged(message: impl Into<String>) -> Self {
+        Self::new(Class::Diverged, message)
+            .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`")
     }
 
     /// The user interrupted; everything worth keeping was written: exit code 130.
@@ -86,7 +94,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.class {
             Class::AskedWrongly => 2,
-            Class::Failed => 1,
+            Class::Failed | Class::Diverged => 1,
             Class::Interrupted => 130,
         }
     }
@@ -152,6 +160,7 @@ mod tests {
     fn the_class_decides_the_exit_code() {
         assert_eq!(Error::asked_wrongly("x").exit_code(), 2);
         assert_eq!(Error::failed("x").exit_code(), 1);
+        assert_eq!(Error::diverged("x").exit_code(), 1);
         assert_eq!(Error::interrupted("x").exit_code(), 130);
     }
 

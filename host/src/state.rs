@@ -182,6 +182,23 @@ impl State {
         &self.device
     }
 
+    /// A parameter or buffer that holds NaN or an infinity, if any does.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn not_finite(&self) -> Result<Option<&str>> {
+        let parameters = self.parameters.iter().map(|p| (&p.name, &p.value));
+        for (name, value) in parameters.chain(self.buffers.iter().map(|b| (&b.name, &b.value))) {
+            // Either kind survives a sum, and weights are far from where one of finite numbers overflows.
+            if value.dtype().is_float()
+                && !value.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite()
+            {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     fn claim(&mut self, name: &str) -> Result<()> {
         if !self.names.insert(name.to_owned()) {
             return Err(Error::failed(format!("`{name}` is declared twice")));

@@ -136,7 +136,9 @@ fn a_truncated_tar_fails_with_where_it_ends() {
     let cut = image + 100;
     failed.assert_ended(
         1,
-        &format!("`cut.tar` is truncated: a file in it ends at byte {end}, the tar at byte {cut}"),
+        &format!(
+            "`cut.tar` is truncated: it ends at byte {cut}, and what is in it goes on to byte {end}"
+        ),
         "copy or download it again",
     );
 }
@@ -154,7 +156,7 @@ fn misspelt_words_get_their_neighbour_and_wrong_values_their_range() {
         (
             &["prototypes=1"],
             "`options.prototypes` must lie between 2 and 1048576, not `1`",
-            "`options.prototypes` (default `65536`): classes without a name; \
+            "`options.prototypes` (default `256`): classes without a name; \
              256 to 4,096 do for small data",
         ),
         (

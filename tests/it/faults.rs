@@ -123,8 +123,25 @@ fn a_loss_of_many_numbers_is_refused_with_its_shape() {
 
 #[test]
 fn a_loss_that_is_not_finite_stops_the_run_before_it_spoils_anything() {
-    let hint = "add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`";
-    fails_in_step_3("step_nan", "the loss is NaN", hint);
+    let place = Workplace::new();
+    let error = "training stopped at step 3: the loss is NaN";
+    let again = "start again with a lower rate or a longer warm-up, such as `lr=1e-4`";
+    train(&place, "step_nan").assert_ended(1, error, again);
+    let checkpoints = place.path().join("runs/it/checkpoints");
+    assert!(!checkpoints.exists(), "what led to NaN leads there again");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_goes_back_to_the_last_checkpoint_at_a_lower_rate() {
+    let place = Workplace::new();
+    let library = fixture("faults").display().to_string();
+    let words = ["fault=step_nan", "checkpoint_every=1", "--plugin", &library];
+    place.pretext(&[&["train", "faults", "run=it"], &words[..]].concat()).assert_ended(
+        1,
+        "training stopped at step 3: the loss is NaN",
+        "go on after step 2 at a lower rate with `pretext train --resume runs/it lr=1e-4`",
+    );
+    go_on(&place).assert_done();
 }
 
 #[test]

@@ -199,3 +199,100 @@ fn fewer_steps_than_were_done_are_refused_and_a_lost_manifest_is_written_anew() 
         serde_json::from_str(&place.read("runs/it/manifest.json")).expect("JSON");
     assert_eq!(manifest["resumed"][0]["from_step"], 10);
 }
+
+#[test]
+fn a_key_that_is_changed_on_the_way_is_written_down_and_holds_from_there_on() {
+    let place = Workplace::new();
+    place.pretext(&tiny(&["steps=10"])).assert_done();
+    let resumed =
+        place.pretext(&["train", "--resume", "runs/it", "steps=12", "train.lr=1e-5", "k=3"]);
+    resumed.assert_done();
+    assert!(
+        resumed.stderr.contains("note: from here on probe.k = 3 (was 5)"),
+        "{}",
+        resumed.stderr
+    );
+    let recipe: toml::Table = place.read("runs/it/recipe.toml").parse().expect("TOML");
+    assert_eq!(recipe["train"]["steps"].as_integer(), Some(12));
+    assert_eq!(recipe["train"]["lr"].as_float(), Some(1e-5));
+    let manifest: serde_json::Value =
+        serde_json::from_str(&place.read("runs/it/manifest.json")).expect("JSON");
+    assert_eq!(manifest["steps"], 12);
+    let changed = manifest["resumed"][0]["changed"].as_array().expect("a list");
+    assert!(changed.contains(&"train.steps = 12 (was 10)".into()), "{changed:?}");
+    assert_eq!(changed.len(), 3);
+    // With nothing changed the run is as long as it was made.
+    place.pretext(&["train", "--resume", "runs/it"]).assert_done();
+}
+
+#[test]
+fn what_a_run_is_made_of_cannot_change_and_is_refused_before_anything_is_written() {
+    let place = Workplace::new();
+    place.pretext(&tiny(&["steps=10"])).assert_done();
+    let recipe = place.read("runs/it/recipe.toml");
+    let as_it_was = "go on as it was with `pretext train --resume runs/it`, or start another run";
+    let cases = [
+        ("seed=3", "`seed` can't change in a run that has begun: seed = 3 (was 0)"),
+        (
+            "runs=elsewhere",
+            "`runs` can't change in a run that has begun: runs = \"elsewhere\" (was \"runs\")",
+        ),
+        (
+            "backbone.width=32",
+            "`backbone.width` can't change in a run that has begun: backbone.width = 32 (was 16)",
+        ),
+    ];
+    for (word, error) in cases {
+        place.pretext(&["train", "--resume", "runs/it", word]).assert_refused(error, as_it_was);
+    }
+    let other = place.pretext(&["train", "--resume", "runs/it", "prototypes=64", "steps=12"]);
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
+    let error = "error: what is changed would be another network than the run's";
+    assert!(other.stderr.contains(error), "{}", other.stderr);
+    assert!(other.stderr.contains(as_it_was), "{}", other.stderr);
+    assert_eq!(place.read("runs/it/recipe.toml"), recipe);
+}
+
+#[test]
+fn runs_tells_a_run_that_is_made_longer_from_one_at_its_end_and_names_a_damaged_one() {
+    let place = Workplace::new();
+    place.pretext(&tiny(&["steps=10"])).assert_done();
+    let rows = || -> Vec<serde_json::Value> {
+        let said = place.pretext(&["runs", "--json"]);
+        said.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    assert_eq!((&rows()[0]["finished"], &rows()[0]["steps"]), (&true.into(), &10.into()));
+    let words = ["train", "--resume", "runs/it", "steps=100000", "--json"];
+    let mut run = Watched::start(place.command(&words));
+    run.until_step(17);
+    run.kill();
+    assert_eq!(rows()[0]["finished"], false, "its report is that of ten steps");
+    place.write("runs/it/recipe.toml", "[");
+    let row = &rows()[0];
+    assert!(row["damage"].as_str().is_some_and(|why| why.contains("recipe.toml")), "{row}");
+    let people = place.pretext(&["runs"]);
+    assert!(people.stdout.contains("damaged"), "{}", people.stdout);
+    assert!(
+        people.stderr.contains("warning: can't read `runs/it/recipe.toml`"),
+        "{}",
+        people.stderr
+    );
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_named_by_every_command_that_passes_over_it() {
+    let place = Workplace::new();
+    place.pretext(&tiny(&["steps=10"])).assert_done();
+    place.write("runs/it/checkpoints/step-000010/parameters.safetensors", "cut");
+    let warning = "warning: checkpoint `runs/it/checkpoints/step-000010` is damaged";
+    for words in [
+        &["probe", "runs/it"][..],
+        &["report", "runs/it"],
+        &["embed", "runs/it", "--out", "x.npy"],
+        &["export", "runs/it", "--out", "x.safetensors"],
+    ] {
+        let done = place.pretext(words);
+        done.assert_done();
+        assert!(done.stderr.contains(warning), "{words:?}: {}", done.stderr);
+    }
+}

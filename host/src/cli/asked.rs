@@ -30,13 +30,25 @@ impl Asked {
     /// # Errors
     /// As [`target`](Self::target), or when the folder is no run.
     pub(super) fn run(folder: &Path, words: &[String], places: &Places) -> Result<Self> {
-        if !folder.join("recipe.toml").is_file() {
-            return Err(Error::asked_wrongly(format!("`{}` is not a run", folder.display()))
-                .hint("`pretext runs` lists those there are"));
-        }
-        let title = format!("recipe `{}`", folder.join("recipe.toml").display());
-        let draft = Draft::from_table(&title, Run::read_recipe(folder)?, words)?;
-        Self::resolve(&draft, &places.catalogue()?)
+        Self::resolve(&draft_of_run(folder, words)?, &places.catalogue()?)
+    }
+
+    /// The same, beside the recipe without the words.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn changed(
+        folder: &Path,
+        words: &[String],
+        places: &Places,
+    ) -> Result<(Self, Recipe)> {
+        let catalogue = places.catalogue()?;
+        let asked = Self::resolve(&draft_of_run(folder, words)?, &catalogue)?;
+        let before = match words {
+            [] => asked.recipe.clone(),
+            _ => Self::resolve(&draft_of_run(folder, &[])?, &catalogue)?.recipe,
+        };
+        Ok((asked, before))
     }
 
     fn resolve(draft: &Draft, catalogue: &Catalogue) -> Result<Self> {
@@ -73,4 +85,14 @@ impl Asked {
             .build_global()
             .map_err(|error| Error::failed("can't set the number of threads").because(error))
     }
+}
+
+/// The recipe of the run in `folder`, not yet checked, with `key=value` words on top.
+fn draft_of_run(folder: &Path, words: &[String]) -> Result<Draft> {
+    if !folder.join("recipe.toml").is_file() {
+        return Err(Error::asked_wrongly(format!("`{}` is not a run", folder.display()))
+            .hint("`pretext runs` lists those there are"));
+    }
+    let title = format!("recipe `{}`", folder.join("recipe.toml").display());
+    Draft::from_table(&title, Run::read_recipe(folder)?, words)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::asked::Asked;
 use super::export::Which;
 use super::plugin::Places;
-use super::words::{colour_on_stderr, say, say_json, tell, warning_text};
+use super::words::{say, say_json, tell_warnings};
 use crate::Result;
 use crate::train::kept::Kept;
 
@@ -50,9 +50,12 @@ impl Embed {
             network: self.which.network(),
         };
         let features = kept.embed(&self.out)?;
+        tell_warnings(&features.warnings);
         if features.broken > 0 {
-            let text = format!("{} samples can't be read and were left out", features.broken);
-            tell(warning_text(&text, colour_on_stderr()));
+            tell_warnings(&[format!(
+                "{} samples can't be read and were left out",
+                features.broken
+            )]);
         }
         let (network, out) = (features.network.word(), self.out.display());
         if self.json {

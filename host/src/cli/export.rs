@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::asked::Asked;
 use super::plugin::Places;
-use super::words::{say, say_json};
+use super::words::{say, say_json, tell_warnings};
 use crate::train::kept::{Kept, Network};
 use crate::{Error, Result};
 
@@ -83,6 +83,7 @@ impl Export {
                 return Err(Error::asked_wrongly(message).hint("leave out `--format` or `--heads`"));
             }
         };
+        tell_warnings(&written.warnings);
         let (network, out) = (written.network.word(), self.out.display());
         if self.json {
             return say_json(&json!({

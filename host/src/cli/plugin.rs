@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::words::{colour_on_stderr, colour_on_stdout, say, say_json, table, tell, warning_text};
+use super::words::{
+    colour_on_stderr, colour_on_stdout, say, say_json, table, tell, tell_warnings, warning_text,
+};
 use crate::config::OptionSpec;
 use crate::plugin::{Catalogue, MethodInfo, SearchPath, libraries};
 use crate::{Error, Result};
@@ -30,11 +32,14 @@ impl Places {
     /// When a place that was given does not exist, or is a file that was refused.
     pub(super) fn catalogue(&self) -> Result<Catalogue> {
         let catalogue = self.everything()?;
-        let given = |path: &PathBuf| self.given.contains(path);
-        match catalogue.refused.iter().find(|refused| given(&refused.path)) {
-            Some(refused) => Err(refused.error()),
-            None => Ok(catalogue),
+        let named = |path: &PathBuf| self.given.contains(path);
+        if let Some(refused) = catalogue.refused.iter().find(|refused| named(&refused.path)) {
+            return Err(refused.error());
         }
+        let below = |path: &PathBuf| self.given.iter().any(|place| path.starts_with(place));
+        let passed_over = catalogue.refused.iter().filter(|refused| below(&refused.path));
+        tell_warnings(&passed_over.map(|refused| refused.error().to_string()).collect::<Vec<_>>());
+        Ok(catalogue)
     }
 
     /// Every plugin there, and every file that was refused.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::asked::Asked;
 use super::plugin::Places;
-use super::words::{colour_on_stdout, say, say_json, table};
+use super::words::{colour_on_stdout, say, say_json, table, tell_warnings};
 use crate::Result;
 use crate::train::again::{Again, again};
 use crate::train::evaluate::Figures;
@@ -33,6 +33,7 @@ impl Probe {
         let asked = Asked::run(&self.run, &self.words, &self.places)?;
         asked.take_threads()?;
         let mut again = again(&self.run, &asked.recipe, &asked.plugin)?;
+        tell_warnings(&again.warnings);
         again.baselines.raw_linear = again.evaluation.raw_linear()?;
         let rows = rows(&again)?;
         if self.json {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::asked::Asked;
 use super::plugin::Places;
-use super::words::say;
+use super::words::{say, tell_warnings};
 use crate::Result;
 use crate::train::again::again;
 
@@ -26,6 +26,7 @@ impl Report {
         for run in &self.runs {
             let asked = Asked::run(run, &[], &self.places)?;
             let again = again(run, &asked.recipe, &asked.plugin)?;
+            tell_warnings(&again.warnings);
             say(again.write_report(run, &asked.recipe)?.display())?;
         }
         Ok(())

@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
 use super::asked::Asked;
 use super::interrupt::on_ctrl_c;
 use super::plugin::Places;
 use super::progress::renderer;
-use super::words::{bytes_text, say};
+use super::words::{bytes_text, say, say_json};
+use crate::config::Recipe;
+use crate::train::resume::Resume;
 use crate::train::{plan_lines, run};
 use crate::{Error, Result};
 
@@ -26,7 +29,8 @@ pub(super) struct Train {
     /// A method's name, `METHOD:RECIPE`, or the path of a recipe; with --resume nothing but words
     #[arg(value_name = "METHOD|RECIPE")]
     target: Option<String>,
-    /// Keys of the recipe, such as `data=PATH`, `epochs=100` or `backbone.width=192`
+    /// Keys of the recipe, such as `data=PATH`, `epochs=100` or `backbone.width=192`; with --resume they are written
+    /// into the run's recipe
     #[arg(value_name = "KEY=VALUE")]
     words: Vec<String>,
     /// Go on with the run in this folder, from its newest checkpoint
@@ -37,7 +41,7 @@ pub(super) struct Train {
     dry_run: bool,
     #[command(flatten)]
     places: Places,
-    /// Write one JSON object per event instead of lines
+    /// Write one JSON object per event instead of lines; with --dry-run one for all
     #[arg(long)]
     json: bool,
 }
@@ -45,21 +49,24 @@ pub(super) struct Train {
 impl Train {
     /// Trains.
     pub(super) fn run(&self) -> Result<()> {
-        let asked = self.asked()?;
+        let (asked, before) = self.asked()?;
         asked.take_threads()?;
         if self.dry_run {
-            return dry_run(&asked);
+            return dry_run(&asked, self.json);
         }
         let stop = on_ctrl_c()?;
         let mut observer = renderer(self.json, asked.recipe.train.log_every, &stop);
         let Asked { recipe, plugin } = asked;
-        let request = run::Request { recipe, plugin: &plugin, resume: self.resume.as_deref() };
+        let going_on = self.resume.as_deref().zip(before.as_ref());
+        let resume = going_on.map(|(folder, before)| Resume { folder, before });
+        let request = run::Request { recipe, plugin: &plugin, resume };
         run::run(&request, observer.as_mut(), &stop).map(|_| ())
     }
 
-    fn asked(&self) -> Result<Asked> {
+    /// What is asked for; with `--resume` also the run's recipe as it stands.
+    fn asked(&self) -> Result<(Asked, Option<Recipe>)> {
         match (&self.target, &self.resume) {
-            (Some(target), None) => Asked::target(target, &self.words, &self.places),
+            (Some(target), None) => Ok((Asked::target(target, &self.words, &self.places)?, None)),
             (target, Some(folder)) => {
                 let words: Vec<String> = target.iter().chain(&self.words).cloned().collect();
                 if let Some(word) = words.iter().find(|word| !word.contains('=')) {
@@ -68,7 +75,8 @@ impl Train {
                     ))
                     .hint(format!("pretext train --resume {}", folder.display())));
                 }
-                Asked::run(folder, &words, &self.places)
+                let (asked, before) = Asked::changed(folder, &words, &self.places)?;
+                Ok((asked, Some(before)))
             }
             (None, None) => Err(Error::asked_wrongly("train what? name a method or a recipe")
                 .hint("pretext train METHOD; `pretext plugin list` shows the methods")),
@@ -76,8 +84,13 @@ impl Train {
     }
 }
 
-fn dry_run(asked: &Asked) -> Result<()> {
+fn dry_run(asked: &Asked, as_json: bool) -> Result<()> {
     let plan = plan_lines(&asked.recipe, &asked.plugin)?;
+    if as_json {
+        return say_json(&json!({
+            "recipe": asked.recipe, "plan": plan.lines, "memory_bytes": plan.memory,
+        }));
+    }
     say(asked.recipe.to_toml()?)?;
     for line in &plan.lines {
         say(format!("# {line}"))?;

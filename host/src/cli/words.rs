@@ -103,6 +103,11 @@ pub fn warning_text(warning: &str, colour: bool) -> String {
     format!("{} {warning}", Colour::Yellow.paint("warning:", colour))
 }
 
+/// Writes each warning on a line of its own for people.
+pub fn tell_warnings(warnings: &[String]) {
+    warnings.iter().for_each(|warning| tell(warning_text(warning, colour_on_stderr())));
+}
+
 /// Columns aligned by their widest cell, two spaces apart; the first row is the heading.
 pub fn table(rows: &[Vec<String>], colour: bool) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -61,8 +61,9 @@ impl Draft {
             }
             tables.apply_layer(layer, present == kind, &mut given)?;
         }
+        let recipe = given.clone();
         for word in &self.words {
-            tables.apply_word(word, &mut given)?;
+            tables.apply_word(word, &recipe, &mut given)?;
         }
         given.insert(("", "method".to_owned()), Value::String(self.method.clone()));
         given.insert(("backbone", "kind".to_owned()), Value::String(kind));
@@ -187,7 +188,8 @@ impl Tables {
         Err(Error::asked_wrongly(message).hint(hint))
     }
 
-    fn apply_word(&self, word: &Word, given: &mut Given) -> Result<()> {
+    /// Takes a word of the command line, on top of what the `recipe` says.
+    fn apply_word(&self, word: &Word, recipe: &Given, given: &mut Given) -> Result<()> {
         let key = full_key(&word.key);
         let (section, spec) = match key.split_once('.') {
             Some((section, key)) => {
@@ -197,8 +199,12 @@ impl Tables {
             }
             None => self.bare(key, &word.value)?,
         };
+        let place = (section, spec.name.clone());
+        // What an error calls the default is what the recipe has, not what the host would take.
+        let default = recipe.get(&place).or(spec.default.as_ref()).cloned();
+        let spec = OptionSpec { default, ..spec.clone() };
         let value = spec.check_word(&path(section, &spec.name), &word.value)?;
-        given.insert((section, spec.name.clone()), value);
+        given.insert(place, value);
         Ok(())
     }
 

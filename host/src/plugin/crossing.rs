@@ -35,7 +35,7 @@ impl From<Error> for Refusal {
         let status = match error.class() {
             Class::AskedWrongly => status::ASKED_WRONGLY,
             Class::Interrupted => status::CANCELLED,
-            Class::Failed => status::FAILED,
+            Class::Failed | Class::Diverged => status::FAILED,
         };
         Self { status, error }
     }

@@ -40,9 +40,31 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Replaces the file at `path`: readers see the old bytes or the new ones, never a part.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let aside = path.with_added_extension("partial");
-    write_new(&aside, bytes)?;
-    fs::rename(&aside, path).map_err(|error| cannot_write(path, &error))?;
+    let rename = || fs::rename(&aside, path).map_err(|error| cannot_write(path, &error));
+    let written = write_new(&aside, bytes).and_then(|()| rename());
+    if written.is_err() {
+        // The first error is the one to report, and on a full disk a part of a file takes what room there is.
+        fs::remove_file(&aside).ok();
+    }
+    written?;
     sync_parent(path)
+}
+
+/// Whether a file can be made at `path`, asked before what is to be written costs any time.
+///
+/// # Errors
+/// When there is no such folder, or a folder is in the file's place.
+pub fn check_place(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::asked_wrongly(format!("there is no folder `{}`", folder.display()))
+            .hint(format!("make it with `mkdir -p {}`", folder.display())));
+    }
+    if path.is_dir() {
+        return Err(Error::asked_wrongly(format!("`{}` is a folder", path.display()))
+            .hint("name a file in it"));
+    }
+    Ok(())
 }
 
 /// Waits until the renames in the folder of `path` are on the disk.

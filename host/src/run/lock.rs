@@ -8,7 +8,7 @@ use super::disk::cannot_write;
 use crate::{Error, Result};
 
 /// The file whose lock means "in use"; it holds the process' number, for people.
-const FILE: &str = "run.lock";
+pub(super) const FILE: &str = "run.lock";
 
 /// A run folder held by this process, until dropped.
 #[derive(Debug)]

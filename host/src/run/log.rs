@@ -67,7 +67,8 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(cannot_read(path, &error)),
+        Err(error) => Err(cannot_read(path, &error)
+            .hint("it is no text any more: move it away, and the run goes on without its records")),
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Manifest {
     pub threads: usize,
     /// The seed of every stream of random numbers.
     pub seed: u64,
+    /// Steps of the run, as last asked for; 0 where a manifest doesn't say.
+    #[serde(default)]
+    pub steps: u64,
     /// The machine.
     pub machine: Machine,
     /// When the run was started, RFC 3339 in UTC.
@@ -58,6 +61,9 @@ pub struct Resumption {
     pub threads: usize,
     /// SHA-256 of the plugin from there on.
     pub plugin_sha256: String,
+    /// Keys that have another value from there on, such as `train.lr = 0.0001 (was 0.001)`.
+    #[serde(default)]
+    pub changed: Vec<String>,
 }
 
 impl Manifest {
@@ -71,7 +77,10 @@ impl Manifest {
     /// The manifest in the file at `path`.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
-        serde_json::from_slice(&text).map_err(|error| cannot_read(path, &error))
+        serde_json::from_slice(&text).map_err(|error| {
+            cannot_read(path, &error)
+                .hint("remove the file: `pretext train --resume RUN` writes a new one")
+        })
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! runs/dino-synthetic-1/
-//!   recipe.toml        resolved: every option with its value
-//!   manifest.json      versions, the plugin's hash, the machine, the seed
+//!   recipe.toml        resolved: every option with its value, as last changed by `--resume`
+//!   manifest.json      versions, the plugin's hash, the machine, the seed, each resumption and what it changed
 //!   metrics.jsonl      one record a line; holds no clock, so equal runs write equal bytes
 //!   timings.jsonl      what depends on the machine: speed, waiting, wall time
 //!   checkpoints/       step-000123/: safetensors, state.json, SHA256SUMS
@@ -26,7 +26,7 @@ mod tensors;
 
 pub use checkpoint::{Checkpoint, Found, Keep, NamedTensors, find_newest, list};
 pub use clock::utc;
-pub use disk::{replace, sha256_of};
+pub use disk::{check_place, replace, sha256_of};
 pub use folder::{Run, write_report};
 pub use log::{Record, read};
 pub use machine::Machine;

@@ -66,6 +66,8 @@ fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
     let path = root.join(name);
     match fs::create_dir(&path) {
         Ok(()) => Ok(path),
+        // Left by a process that ended before it wrote down what it was asked; the lock keeps living ones apart.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && never_began(&path) => Ok(path),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let exists = format!("run `{}` exists already", path.display());
             let resume = format!("go on with `pretext train --resume {}`", path.display());
@@ -73,6 +75,18 @@ fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
         }
         Err(error) => Err(no_runs(root, &error)),
     }
+}
+
+/// Whether nothing but what a run makes before its recipe lies in the folder `path`, all of it empty.
+fn never_began(path: &Path) -> bool {
+    let empty = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        let name = entry.file_name();
+        let log = ["metrics.jsonl", "timings.jsonl"].iter().any(|log| name == *log);
+        let begun = name == super::lock::FILE || name == "recipe.toml.partial";
+        Ok::<_, std::io::Error>(begun || (log && entry.metadata()?.len() == 0))
+    };
+    fs::read_dir(path).is_ok_and(|mut entries| entries.all(|entry| empty(entry).unwrap_or(false)))
 }
 
 fn claim_numbered(root: &Path, stem: &str) -> Result<PathBuf> {
@@ -135,11 +149,26 @@ mod tests {
     #[test]
     fn a_given_name_is_taken_once_and_stays_inside_the_folder() {
         let root = tempfile::tempdir().unwrap();
-        Name::Given("first").claim(root.path()).unwrap();
+        let first = Name::Given("first").claim(root.path()).unwrap();
+        fs::write(first.join("recipe.toml"), "").unwrap();
         let again = Name::Given("first").claim(root.path()).unwrap_err();
         assert!(again.hint_text().unwrap().contains("--resume"));
         for bad in ["", "..", "a/b", ".hidden", "a b"] {
             assert_eq!(Name::Given(bad).claim(root.path()).unwrap_err().exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn a_folder_of_a_process_that_ended_before_its_run_began_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let path = Name::Given("it").claim(root.path()).unwrap();
+        fs::write(path.join("run.lock"), "7\n").unwrap();
+        fs::write(path.join("metrics.jsonl"), "").unwrap();
+        assert_eq!(Name::Given("it").claim(root.path()).unwrap(), path);
+        fs::write(path.join("metrics.jsonl"), "{}\n").unwrap();
+        assert!(Name::Given("it").claim(root.path()).is_err());
+        fs::remove_file(path.join("metrics.jsonl")).unwrap();
+        fs::write(path.join("notes.txt"), "").unwrap();
+        assert!(Name::Given("it").claim(root.path()).is_err(), "a folder of somebody's own");
     }
 }

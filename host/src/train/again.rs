@@ -8,8 +8,8 @@ use super::prepare::{Opened, Prepared, prepare_training, restore};
 use super::probing::{Baselines, ask_fully, evaluation};
 use crate::config::Recipe;
 use crate::data::units::Units;
-use crate::plugin::Found;
-use crate::run::find_newest;
+use crate::plugin::Found as Plugin;
+use crate::run::{Checkpoint, Found, find_newest};
 use crate::{Error, Result};
 
 /// A run as its newest checkpoint has it, and what its backbone answered.
@@ -25,6 +25,19 @@ pub struct Again {
     pub baselines: Baselines,
     /// What the backbone answered.
     pub answer: Answer,
+    /// One line for each damaged checkpoint that was passed over.
+    pub warnings: Vec<String>,
+}
+
+/// The newest whole checkpoint of the run in `folder`, and one line for each damaged one that was passed over.
+pub(super) fn newest(folder: &Path) -> Result<(Checkpoint, Vec<String>)> {
+    let Found { newest, warnings } = find_newest(&folder.join("checkpoints"))?;
+    let (_, checkpoint) = newest.ok_or_else(|| {
+        let folder = folder.display();
+        Error::asked_wrongly(format!("`{folder}` has no whole checkpoint"))
+            .hint(format!("train it with `pretext train --resume {folder}`"))
+    })?;
+    Ok((checkpoint, warnings))
 }
 
 /// Builds the network of `recipe`, asks it untrained, then with the newest checkpoint of the run in
@@ -32,15 +45,8 @@ pub struct Again {
 ///
 /// # Errors
 /// When the run has no whole checkpoint, or it doesn't fit the recipe.
-pub fn again(folder: &Path, recipe: &Recipe, plugin: &Found) -> Result<Again> {
-    let found = find_newest(&folder.join("checkpoints"))?;
-    let Some((_, checkpoint)) = found.newest else {
-        return Err(Error::asked_wrongly(format!(
-            "`{}` has no whole checkpoint",
-            folder.display()
-        ))
-        .hint(format!("start it with `pretext train --resume {}`", folder.display())));
-    };
+pub fn again(folder: &Path, recipe: &Recipe, plugin: &Plugin) -> Result<Again> {
+    let (checkpoint, warnings) = newest(folder)?;
     let opened = Opened::new(recipe)?;
     let mut prepared = prepare_training(recipe, plugin, &opened, 0)?;
     let training = prepared.training_of(checkpoint.step);
@@ -54,7 +60,7 @@ pub fn again(folder: &Path, recipe: &Recipe, plugin: &Found) -> Result<Again> {
     let step = checkpoint.step;
     restore(&mut prepared.trainer, checkpoint)?;
     let answer = ask_fully(&evaluation, &prepared)?;
-    Ok(Again { step, prepared, evaluation, baselines, answer })
+    Ok(Again { step, prepared, evaluation, baselines, answer, warnings })
 }
 
 impl Again {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
+use super::again::newest;
 use super::inputs::{Asked, Inputs};
 use super::kept::{Kept, Network};
 use super::prepare::{Opened, prepare_training, restore, training_in};
 use super::probing::wanted;
 use crate::data::dataset::Dataset;
-use crate::run::{replace, write_described, write_npy};
+use crate::run::{check_place, replace, write_described, write_npy};
 use crate::{Error, Result};
 
 /// Samples that are in memory at a time.
@@ -32,6 +33,8 @@ pub struct Embedded {
     pub classes: Vec<String>,
     /// Samples that couldn't be read.
     pub broken: usize,
+    /// One line for each damaged checkpoint that was passed over.
+    pub warnings: Vec<String>,
 }
 
 /// Features, by sample.
@@ -53,7 +56,8 @@ impl Kept<'_> {
     /// read, or the file can't be written.
     pub fn embed(&self, out: &Path) -> Result<Embedded> {
         let npy = is_npy(out)?;
-        let checkpoint = self.checkpoint()?;
+        check_place(out)?;
+        let (checkpoint, warnings) = newest(self.folder)?;
         let step = checkpoint.step;
         // Whatever is asked, one sample is enough.
         let mut recipe = self.recipe.clone();
@@ -99,6 +103,7 @@ impl Kept<'_> {
             dim: features.dim,
             classes: data.class_names().to_vec(),
             broken: data.len() - features.indices.len(),
+            warnings,
         })
     }
 }

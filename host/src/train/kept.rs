@@ -4,12 +4,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::absent::prepare_without_data;
+use super::again::newest;
 use super::prepare::{Prepared, restore, training_in};
 use super::start::tensors_below;
 use crate::config::Recipe;
 use crate::module::Module;
 use crate::plugin::Found;
-use crate::run::{Checkpoint, NamedTensors, find_newest};
+use crate::run::NamedTensors;
 use crate::weights::{self, Sizes, Tensors};
 use crate::{Error, Result};
 
@@ -49,7 +50,7 @@ pub struct Kept<'a> {
 const MANY: u64 = 1000;
 
 /// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Whose weights they are.
     pub network: Network,
@@ -57,19 +58,11 @@ pub struct Written {
     pub step: u64,
     /// How many tensors.
     pub tensors: usize,
+    /// One line for each damaged checkpoint that was passed over.
+    pub warnings: Vec<String>,
 }
 
 impl Kept<'_> {
-    /// The newest whole checkpoint.
-    pub(super) fn checkpoint(&self) -> Result<Checkpoint> {
-        let found = find_newest(&self.folder.join("checkpoints"))?;
-        found.newest.map(|(_, checkpoint)| checkpoint).ok_or_else(|| {
-            let folder = self.folder.display();
-            Error::asked_wrongly(format!("`{folder}` has no whole checkpoint"))
-                .hint(format!("train it with `pretext train --resume {folder}`"))
-        })
-    }
-
     /// The network asked for, and its backbone.
     pub(super) fn backbone(&self, prepared: &Prepared) -> Result<(Network, Rc<dyn Module>)> {
         let session = &prepared.session;
@@ -98,7 +91,7 @@ impl Kept<'_> {
     pub fn export(&self, format: &str, out: &Path) -> Result<Written> {
         let kind = &self.recipe.backbone.kind;
         weights::dialect(format, kind)?;
-        let checkpoint = self.checkpoint()?;
+        let (checkpoint, warnings) = newest(self.folder)?;
         let step = checkpoint.step;
         let mut prepared = prepare_without_data(
             self.recipe,
@@ -118,7 +111,7 @@ impl Kept<'_> {
         let prefix = prepared.session.backbone_prefix(state, network == Network::Teacher);
         let tensors: Tensors = tensors_below(state, &prefix).into_iter().collect();
         let tensors = weights::export((format, kind), tensors, &sizes, out)?;
-        Ok(Written { network, step, tensors })
+        Ok(Written { network, step, tensors, warnings })
     }
 
     /// Everything of one network, head and all, by the names that a run gives below `student.` or
@@ -127,7 +120,7 @@ impl Kept<'_> {
     /// # Errors
     /// When the run has no checkpoint or no such network, or the file can't be written.
     pub fn export_whole(&self, out: &Path) -> Result<Written> {
-        let checkpoint = self.checkpoint()?;
+        let (checkpoint, warnings) = newest(self.folder)?;
         let below = |network: Network| -> NamedTensors {
             let prefix = format!("{}.", network.word());
             let parameters = checkpoint.parameters.iter();
@@ -149,6 +142,6 @@ impl Kept<'_> {
             .hint("ask for `--which student`"));
         };
         crate::run::write_tensors(out, &tensors)?;
-        Ok(Written { network, step: checkpoint.step, tensors: tensors.len() })
+        Ok(Written { network, step: checkpoint.step, tensors: tensors.len(), warnings })
     }
 }

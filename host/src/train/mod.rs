@@ -16,6 +16,7 @@ mod page;
 pub mod prepare;
 pub mod probing;
 pub mod replay;
+pub mod resume;
 pub mod run;
 mod sketch;
 mod stage;

@@ -39,12 +39,11 @@ pub(super) fn checked(state: &State, gradients: &[(ParamId, Tensor)], read: &[f6
     let [norms @ .., total, gate] = read else { return Err(Error::failed("nothing was read")) };
     if let Some(((id, _), _)) = gradients.iter().zip(norms).find(|(_, norm)| !norm.is_finite()) {
         let name = &state.get(*id).name;
-        return Err(Error::failed(format!("the gradient of `{name}` is not finite")));
+        return Err(Error::diverged(format!("the gradient of `{name}` is not finite")));
     }
     if *gate != 1.0 {
         let why = "losses and gradients are finite one by one and too large for f32 together";
-        return Err(Error::failed(format!("nothing was updated: {why}"))
-            .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`"));
+        return Err(Error::diverged(format!("nothing was updated: {why}")));
     }
     Ok(*total)
 }

@@ -299,7 +299,7 @@ pub fn clip(state: &State, gradients: &mut [(ParamId, Tensor)], mode: Clip) -> R
         let norm = storage::read::<f32, _>(gradient, squared_norm)?.sqrt();
         if !norm.is_finite() {
             let name = &state.get(*id).name;
-            return Err(Error::failed(format!("the gradient of `{name}` is not finite")));
+            return Err(Error::diverged(format!("the gradient of `{name}` is not finite")));
         }
         norms.push(norm);
     }

@@ -162,12 +162,7 @@ pub fn prepare_training(
     }
     let steps_per_epoch = (data.len() / recipe.train.batch) as u64 / recipe.train.accumulate.max(1);
     if steps_per_epoch == 0 {
-        let (n, batch) = (data.len(), recipe.train.batch as u64 * recipe.train.accumulate);
-        return Err(Error::asked_wrongly(format!("{n} samples don't fill one batch of {batch}"))
-            .hint(format!(
-                "train with `batch={}` or less",
-                (n as u64 / recipe.train.accumulate.max(1)).max(1)
-            )));
+        return Err(too_few(data.len() as u64, &recipe.train));
     }
     let run_steps = match recipe.train.steps {
         0 => (recipe.train.epochs * steps_per_epoch as f64).round().max(1.0) as u64,
@@ -193,6 +188,18 @@ pub fn prepare_training(
         training,
         spans,
     })
+}
+
+/// Says that `n` samples make no step, and which of the two sizes to lower.
+fn too_few(n: u64, train: &Train) -> Error {
+    let (batch, accumulate) = (train.batch as u64, train.accumulate.max(1));
+    let hint = match (n / accumulate, n / batch.max(1)) {
+        (_, fit @ 1..) if accumulate > 1 => format!("train with `accumulate={fit}` or less"),
+        (fit @ 1.., _) => format!("train with `batch={fit}` or less"),
+        _ => format!("train with `accumulate=1 batch={}` or less", n.max(1)),
+    };
+    Error::asked_wrongly(format!("{n} samples don't fill one batch of {}", batch * accumulate))
+        .hint(hint)
 }
 
 /// Most published recipes leave biases and norms, which are 1-D, out of weight decay.
@@ -278,26 +285,31 @@ fn rules(recipe: &Recipe) -> Rules {
     }
 }
 
+/// What to do where a checkpoint and a recipe don't fit.
+const OTHER_NETWORK: &str = "the run's recipe.toml or its plugin was changed by hand: bring back the plugin that its \
+                             manifest.json names, or the recipe as it was";
+
 /// Puts a checkpoint into the trainer.
 pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<()> {
     let Trainer { state, optimizer, .. } = trainer;
     if checkpoint.parameters.len() != state.parameters().len() {
         return Err(Error::failed("the checkpoint has other parameters than the recipe builds")
-            .hint("resume with the run's own recipe and plugin"));
+            .hint(OTHER_NETWORK));
     }
     for (name, value) in &checkpoint.parameters {
         let id = state.find(name).ok_or_else(|| {
             Error::failed(format!("the checkpoint's parameter `{name}` is not the recipe's"))
+                .hint(OTHER_NETWORK)
         })?;
         state.assign(id, value)?;
     }
     let unknown = |name: &str| {
         Error::failed(format!("the checkpoint's buffer `{name}` is not the recipe's"))
-            .hint("resume with the run's own recipe and plugin")
+            .hint(OTHER_NETWORK)
     };
     if checkpoint.buffers.len() < state.buffers().len() {
         return Err(Error::failed("the checkpoint lacks buffers that the recipe builds")
-            .hint("resume with the run's own recipe and plugin"));
+            .hint(OTHER_NETWORK));
     }
     for (name, value) in checkpoint.buffers {
         let id = state.find_buffer(&name).ok_or_else(|| unknown(&name))?;
@@ -378,7 +390,7 @@ pub(super) fn describe(recipe: &Recipe, prepared: &Prepared) -> Vec<String> {
         plan.push(format!("course    {}", course_line(prepared)));
     }
     if prepared.test.is_none() {
-        plan.push("probes    none: the data has no labelled test split".to_owned());
+        plan.push("probes    none: the data has no labelled test split; `label` and `test_include` can name one".to_owned());
     }
     plan
 }

@@ -8,8 +8,9 @@ use super::evaluate::Evaluation;
 use super::event::{Event, Observer, StepReport};
 use super::finish::{Ending, Work, finish};
 use super::pace::Pace;
-use super::prepare::{Opened, Prepared, check_place, checkpoint, describe, prepare_training};
+use super::prepare::{Opened, Prepared, checkpoint, describe, prepare_training};
 use super::probing::{Baselines, already_asked, ask, ask_fully, evaluation, write_figures};
+use super::resume::Resume;
 use super::stage::Stages;
 use super::start::Start;
 use super::step::Taken;
@@ -17,10 +18,9 @@ use super::trainings::Trainings;
 use super::views::BatchViews;
 use crate::config::Recipe;
 use crate::data::loader::{Loader, LoaderOptions};
+use crate::error::Class;
 use crate::plugin::{AskedStage, Found};
-use crate::run::{
-    Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Resumption, Run,
-};
+use crate::run::{Checkpoint, Keep, Machine, Manifest, Name, PluginRecord, Record, Run};
 use crate::schedule::Progress;
 use crate::store::Store;
 use crate::{Error, Result};
@@ -32,8 +32,8 @@ pub struct Request<'a> {
     pub recipe: Recipe,
     /// The plugin that holds the method.
     pub plugin: &'a Found,
-    /// A run folder to go on with.
-    pub resume: Option<&'a Path>,
+    /// A run to go on with.
+    pub resume: Option<Resume<'a>>,
 }
 
 /// How a run ended.
@@ -61,7 +61,7 @@ pub fn run(
     // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
     let read = |prepared: &Prepared| Start::read(recipe, &prepared.session, &prepared.trainer);
     let start = if request.resume.is_none() { Some(read(&prepared)?) } else { None };
-    let (mut folder, checkpoint) = open_folder(request, &prepared, observer)?;
+    let (mut folder, checkpoint) = open_folder(request, &opened, &prepared, observer)?;
     let from_step = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     observer.event(Event::Started {
         run: folder.path().display().to_string(),
@@ -85,7 +85,7 @@ pub fn run(
     let mut trainings = Trainings { steps, plugin: request.plugin, opened };
     let prepared = match trainings.go(prepared, first, checkpoint) {
         Ok(prepared) => prepared,
-        Err(error) => return Err(name_checkpoint(error, folder.path())),
+        Err(error) => return Err(name_checkpoint(error, folder.path(), recipe)),
     };
     let work = Work { seconds: started.elapsed().as_secs_f64(), samples };
     let (prepared, evaluation) = (&prepared, &evaluation);
@@ -95,39 +95,14 @@ pub fn run(
 /// The run's folder, new or gone on with, and the checkpoint to go on from.
 fn open_folder(
     request: &Request<'_>,
+    opened: &Opened,
     prepared: &Prepared,
     observer: &mut dyn Observer,
 ) -> Result<(Run, Option<Checkpoint>)> {
-    let (recipe, steps) = (&request.recipe, prepared.run_steps());
+    let recipe = &request.recipe;
     let keep = Keep { newest: recipe.train.keep.max(1), ..Keep::default() };
-    if let Some(path) = request.resume {
-        let (folder, found) = Run::resume(path)?;
-        found.warnings.into_iter().for_each(|warning| observer.event(Event::Warning(warning)));
-        let checkpoint = found.newest.map(|(_, checkpoint)| checkpoint);
-        let done = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        if done > steps {
-            let run = path.display();
-            return Err(Error::asked_wrongly(format!(
-                "`{run}` has done {done} steps, not {steps}"
-            ))
-            .hint(format!(
-                "ask for more, such as `pretext train --resume {run} steps={}`",
-                2 * done
-            )));
-        }
-        checkpoint.iter().try_for_each(|checkpoint| check_place(prepared, checkpoint))?;
-        // A record only: a run whose manifest was lost goes on all the same.
-        let mut manifest = Run::read_manifest(path).unwrap_or_else(|error| {
-            observer.event(Event::Warning(format!("{}: a new one is written", error.message())));
-            manifest(request)
-        });
-        manifest.resumed.push(Resumption {
-            at: crate::run::utc(std::time::SystemTime::now()),
-            from_step: done,
-            threads: rayon::current_num_threads(),
-            plugin_sha256: request.plugin.sha256.clone(),
-        });
-        folder.write_manifest(&manifest)?;
+    if let Some(resume) = &request.resume {
+        let (folder, checkpoint) = resume.open(request, opened, prepared, observer)?;
         return Ok((folder.keeping(keep), checkpoint));
     }
     let data = Path::new(&recipe.data.source)
@@ -140,11 +115,12 @@ fn open_folder(
     };
     let folder = Run::create(&recipe.runs, name)?.keeping(keep);
     folder.write_recipe(&recipe.to_table()?)?;
-    folder.write_manifest(&manifest(request))?;
+    folder.write_manifest(&manifest(request, prepared.run_steps()))?;
     Ok((folder, None))
 }
 
-fn manifest(request: &Request<'_>) -> Manifest {
+/// What made the run of `request`, which has `steps` steps.
+pub(super) fn manifest(request: &Request<'_>, steps: u64) -> Manifest {
     let (plugin, recipe) = (request.plugin, &request.recipe);
     Manifest {
         pretext: env!("CARGO_PKG_VERSION").to_owned(),
@@ -159,6 +135,7 @@ fn manifest(request: &Request<'_>) -> Manifest {
         device: recipe.device.clone(),
         threads: rayon::current_num_threads(),
         seed: recipe.seed,
+        steps,
         machine: Machine::here(),
         started_at: crate::run::utc(std::time::SystemTime::now()),
         resumed: Vec::new(),
@@ -166,9 +143,19 @@ fn manifest(request: &Request<'_>) -> Manifest {
 }
 
 /// Says in the hint of an error that stopped a run how to go on from its newest checkpoint.
-fn name_checkpoint(error: Error, run: &Path) -> Error {
+fn name_checkpoint(error: Error, run: &Path, recipe: &Recipe) -> Error {
     let newest =
         crate::run::list(&run.join("checkpoints")).ok().and_then(|all| all.first().cloned());
+    if error.class() == Class::Diverged {
+        let lower = format!("lr={:.0e}", recipe.train.lr / 4.0);
+        return error.hint(match newest {
+            Some((step, _)) => format!(
+                "go on after step {step} at a lower rate with `pretext train --resume {} {lower}`",
+                run.display()
+            ),
+            None => format!("start again with a lower rate or a longer warm-up, such as `{lower}`"),
+        });
+    }
     let go_on = newest.map(|(step, _)| {
         format!("go on after step {step} with `pretext train --resume {}`", run.display())
     });
@@ -262,7 +249,8 @@ impl Steps<'_> {
                 Ok(taken) => taken,
                 // Nothing of the step was kept: what stands is the end of the step before. Before a training's
                 // first step that is the end of the training before, whose checkpoint this state is not.
-                Err(error) if step > saved => {
+                // From diverged weights the same views lead to the same end, whatever the recipe.
+                Err(error) if step > saved && error.class() != Class::Diverged => {
                     return Err(self.save_after(error, prepared, first + step));
                 }
                 Err(error) => return Err(error),
@@ -312,6 +300,12 @@ impl Steps<'_> {
     fn save(&mut self, prepared: &Prepared, step: u64) -> Result<()> {
         if step == 0 {
             return Ok(());
+        }
+        // Whoever goes on from numbers that are not finite only meets them again: older ones are worth more.
+        if let Some(name) = prepared.trainer.state.not_finite()? {
+            let text =
+                format!("`{name}` is not finite after step {step}, so no checkpoint was written");
+            return Err(Error::diverged(text));
         }
         let path = self.folder.save(&checkpoint(prepared, step)?)?;
         self.observer.event(Event::Checkpoint(path.display().to_string()));

@@ -330,8 +330,7 @@ fn check(numbers: &[Numbers], read: &[f64]) -> Result<()> {
         let term = named.find(|(_, value)| !value.is_finite());
         let term =
             term.map_or_else(String::new, |((name, _), value)| format!("; `{name}` is {value}"));
-        return Err(Error::failed(format!("the loss is {loss}{term}"))
-            .hint("add a lower `lr` or a longer warm-up to the command, such as `lr=1e-4`"));
+        return Err(Error::diverged(format!("the loss is {loss}{term}")));
     }
     Ok(())
 }

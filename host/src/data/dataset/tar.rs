@@ -32,6 +32,9 @@ thread_local! {
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A tar consists of blocks of so many bytes: headers, and files filled up to whole ones.
+const BLOCK: u64 = 512;
+
 /// Where a file lies in which shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
@@ -68,7 +71,7 @@ impl Shards {
     fn index(&mut self, path: &Path, file: &File) -> Result<()> {
         let broken = |e: &dyn std::fmt::Display| {
             Error::failed(format!("`{}` is no tar file, or is broken", path.display()))
-                .because(e)
+                .because(readable(&e.to_string()))
                 .hint(format!("check it with `tar tf {}`, or copy it again", path.display()))
         };
         let length = file.metadata()?.len();
@@ -87,6 +90,10 @@ impl Shards {
                     size: entry.size() as usize,
                 });
             }
+        }
+        // The reader takes a cut in what fills up a file's last block for the end.
+        if !length.is_multiple_of(BLOCK) {
+            return Err(truncated(path, length.next_multiple_of(BLOCK), length));
         }
         Ok(())
     }
@@ -110,10 +117,16 @@ impl Shards {
 
 fn truncated(path: &Path, wanted: u64, length: u64) -> Error {
     Error::failed(format!(
-        "`{}` is truncated: a file in it ends at byte {wanted}, the tar at byte {length}",
+        "`{}` is truncated: it ends at byte {length}, and what is in it goes on to byte {wanted}",
         path.display()
     ))
     .hint("copy or download it again")
+}
+
+/// What a reader said, without what it quotes of the file's bytes.
+fn readable(said: &str) -> &str {
+    let plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    if said.chars().all(plain) { said } else { "what should be a header isn't one" }
 }
 
 /// The tar files that `source` means: a file, a brace pattern or a folder of tars; none if it is neither.

@@ -97,9 +97,33 @@ fn a_truncated_tar_and_a_file_that_is_none_are_refused() {
     File::options().write(true).open(&path).unwrap().set_len(length - 4096).unwrap();
     let error = open_split(&path, Split::Train).unwrap_err();
     assert!(error.message().contains("is truncated"), "{error}");
+    // In what fills up the first file, which the reader takes for the end.
+    write(&path, &[("a.png", png(1)), ("b.png", png(2))]);
+    let inside = 512 + png(1).len() as u64 + 1;
+    File::options().write(true).open(&path).unwrap().set_len(inside).unwrap();
+    let error = open_split(&path, Split::Train).unwrap_err();
+    assert!(error.message().contains("is truncated"), "{error}");
     std::fs::write(&path, vec![b'x'; 2000]).unwrap();
     let error = open_split(&path, Split::Train).unwrap_err();
     assert!(error.message().contains("is no tar file"), "{error}");
+    std::fs::write(&path, vec![0xC3; 2000]).unwrap();
+    let error = open_split(&path, Split::Train).unwrap_err();
+    assert!(error.to_string().is_ascii(), "{error}");
+}
+
+#[test]
+fn a_tar_without_the_zeros_at_its_end_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bare.tar");
+    write(&path, &[("a.png", png(1)), ("b.png", png(2))]);
+    let blocks = 2 * (512 + png(1).len().next_multiple_of(512) as u64);
+    File::options().write(true).open(&path).unwrap().set_len(blocks).unwrap();
+    assert_eq!(open_split(&path, Split::Train).unwrap().len(), 2);
+}
+
+#[test]
+fn a_tar_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
     assert!(open_split(&folder.path().join("none.tar"), Split::Train).is_err());
 }
 

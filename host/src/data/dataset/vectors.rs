@@ -71,7 +71,9 @@ type Parsed = (Vec<f32>, usize, Option<Vec<u32>>);
 
 fn from_safetensors(bytes: &[u8], split: Split, source: &str) -> Result<Parsed> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
-        Error::failed(format!("`{source}` is no safetensors file, or is truncated")).because(e)
+        Error::failed(format!("`{source}` is no safetensors file, or is truncated"))
+            .because(e)
+            .hint("write it with `safetensors.torch.save_file({\"x\": vectors}, path)`")
     })?;
     let (x, y) = match split {
         Split::Train => ("x", "y"),
@@ -94,7 +96,8 @@ fn from_safetensors(bytes: &[u8], split: Split, source: &str) -> Result<Parsed> 
         return Err(Error::asked_wrongly(format!(
             "`{source}` has {rows} vectors `{x}` and {} labels `{y}`",
             labels.len()
-        )));
+        ))
+        .hint(format!("give as many `{y}` as `{x}`, or leave `{y}` out")));
     }
     Ok((npy::floats(tensor.data()), *dim, labels))
 }
