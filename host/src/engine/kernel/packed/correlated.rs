@@ -156,11 +156,14 @@ pub fn product(format: Format, dy: &[f32], x: &[f32], gather: &Gather) -> Vec<f3
             for panel in 0..slices * taps {
                 let (tap, slice) = (panel % taps, panel / taps);
                 let (piece, at) = (slice / slices_each, slice % slices_each * taps + tap);
+                // Channels lie `taps` apart in the result, so what is added up is put there once.
+                let mut sums = [0.0; WIDTH];
                 for group in 0..groups {
-                    let sums = &parts[group * pieces + piece][(at * m + o) * WIDTH..][..WIDTH];
-                    let channels = dw[slice * WIDTH * taps..].chunks_exact_mut(taps);
-                    channels.zip(sums).for_each(|(dw, sum)| dw[tap] += sum);
+                    let part = &parts[group * pieces + piece][(at * m + o) * WIDTH..][..WIDTH];
+                    sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
                 }
+                let channels = dw[slice * WIDTH * taps..].chunks_exact_mut(taps);
+                channels.zip(sums).for_each(|(dw, sum)| dw[tap] = sum);
             }
         },
     )
