@@ -162,7 +162,7 @@ fn misspelt_words_get_their_neighbour_and_wrong_values_their_range() {
         (
             &["local_crops=many"],
             "`options.local_crops` takes a whole number, not `many`",
-            "`options.local_crops` (default `8`): local crops per image; \
+            "`options.local_crops` (default `0`): local crops per image; \
              each adds its cost, more of them help",
         ),
         (&["backbone=vjt"], "there is no backbone called `vjt`", "did you mean `vit`?"),
