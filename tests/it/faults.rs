@@ -125,7 +125,7 @@ fn a_loss_of_many_numbers_is_refused_with_its_shape() {
 fn a_loss_that_is_not_finite_stops_the_run_before_it_spoils_anything() {
     let place = Workplace::new();
     let error = "training stopped at step 3: the loss is NaN";
-    let again = "start again with a lower rate or a longer warm-up, such as `lr=1e-4`";
+    let again = "start over at a lower rate with `pretext train --resume runs/it lr=1e-4`, or with a longer warm-up";
     train(&place, "step_nan").assert_ended(1, error, again);
     let checkpoints = place.path().join("runs/it/checkpoints");
     assert!(!checkpoints.exists(), "what led to NaN leads there again");
@@ -135,12 +135,22 @@ fn a_loss_that_is_not_finite_stops_the_run_before_it_spoils_anything() {
 fn a_loss_that_is_not_finite_goes_back_to_the_last_checkpoint_at_a_lower_rate() {
     let place = Workplace::new();
     let library = fixture("faults").display().to_string();
-    let words = ["fault=step_nan", "checkpoint_every=1", "--plugin", &library];
-    place.pretext(&[&["train", "faults", "run=it"], &words[..]].concat()).assert_ended(
-        1,
-        "training stopped at step 3: the loss is NaN",
-        "go on after step 2 at a lower rate with `pretext train --resume runs/it lr=1e-4`",
-    );
+    let train = |every: &str| {
+        let words = ["train", "faults", "fault=step_nan", every, "run=it", "--plugin", &library];
+        place.pretext(&words)
+    };
+    let error = "training stopped at step 3: the loss is NaN";
+    let hint = |lr: &str| {
+        format!(
+            "what stands after step 2 leads there again: remove `runs/it/checkpoints/step-000002` and go on from \
+             before it with `pretext train --resume runs/it lr={lr}`"
+        )
+    };
+    train("checkpoint_every=1").assert_ended(1, error, &hint("1e-4"));
+    std::fs::remove_dir_all(place.path().join("runs/it/checkpoints/step-000002")).expect("there");
+    // The fault is in step 3 at every rate.
+    let lower = ["train", "--resume", "runs/it", "lr=1e-4", "--plugin", &library];
+    place.pretext(&lower).assert_ended(1, error, &hint("2e-5"));
     go_on(&place).assert_done();
 }
 

@@ -51,14 +51,15 @@ impl Train {
     pub(super) fn run(&self) -> Result<()> {
         let (asked, before) = self.asked()?;
         asked.take_threads()?;
+        let going_on = self.resume.as_deref().zip(before.as_ref());
+        let resume = going_on.map(|(folder, before)| Resume { folder, before });
         if self.dry_run {
+            resume.iter().try_for_each(|resume| resume.check(&asked.recipe))?;
             return dry_run(&asked, self.json);
         }
         let stop = on_ctrl_c()?;
         let mut observer = renderer(self.json, asked.recipe.train.log_every, &stop);
         let Asked { recipe, plugin } = asked;
-        let going_on = self.resume.as_deref().zip(before.as_ref());
-        let resume = going_on.map(|(folder, before)| Resume { folder, before });
         let request = run::Request { recipe, plugin: &plugin, resume };
         run::run(&request, observer.as_mut(), &stop).map(|_| ())
     }

@@ -175,7 +175,7 @@ const DATA: &[Key] = &[
             "max_broken_share",
             "0.01",
             0.0,
-            "share of broken samples above which a run stops, once there are ten; others are skipped",
+            "share of broken samples above which a run stops, if over ten; others are skipped",
         ),
     ),
 ];
@@ -183,7 +183,7 @@ const DATA: &[Key] = &[
 const BACKBONE: &[Key] = &[text("kind", "\"vit\"", "kind of network; its options go beside it")];
 
 const TRAIN: &[Key] = &[
-    up_to(1e7, float("epochs", "10.0", 1e-6, "times through the data")),
+    up_to(1e7, float("epochs", "10.0", 0.0, "times through the data")),
     up_to(1e12, int("steps", "0", 0.0, "updates in all; 0 goes by epochs")),
     int("batch", "64", 1.0, "samples per batch"),
     int("accumulate", "1", 1.0, "batches whose gradients are averaged before one update"),

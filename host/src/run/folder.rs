@@ -88,10 +88,8 @@ impl Run {
         let path = path.join("recipe.toml");
         let text = fs::read_to_string(&path).map_err(|error| cannot_read(&path, &error))?;
         text.parse().map_err(|error: toml::de::Error| {
-            cannot_read(&path, &error.message()).hint(
-                "it is the recipe that the run was started with; \
-                 `pretext train METHOD --dry-run` prints such a one",
-            )
+            cannot_read(&path, &error.message())
+                .hint("it is the run's recipe; `pretext train METHOD --dry-run` prints such a one")
         })
     }
 

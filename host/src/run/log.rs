@@ -67,8 +67,9 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(cannot_read(path, &error)
-            .hint("it is no text any more: move it away, and the run goes on without its records")),
+        Err(error) => Err(cannot_read(path, &error).hint(
+            "give permission to read it, or move it away: the run goes on without its records",
+        )),
     }
 }
 

@@ -78,8 +78,7 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
         serde_json::from_slice(&text).map_err(|error| {
-            cannot_read(path, &error)
-                .hint("remove the file: `pretext train --resume RUN` writes a new one")
+            cannot_read(path, &error).hint("`pretext train --resume` writes a new one")
         })
     }
 }

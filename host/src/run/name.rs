@@ -77,7 +77,7 @@ fn claim_given(root: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Whether nothing but what a run makes before its recipe lies in the folder `path`, all of it empty.
+/// Whether nothing but what a run makes before its recipe lies in the folder `path`, and no record yet.
 fn never_began(path: &Path) -> bool {
     let empty = |entry: std::io::Result<fs::DirEntry>| {
         let entry = entry?;

@@ -165,6 +165,12 @@ pub fn prepare_training(
         return Err(too_few(data.len() as u64, &recipe.train));
     }
     let run_steps = match recipe.train.steps {
+        0 if recipe.train.epochs <= 0.0 => {
+            return Err(Error::asked_wrongly(
+                "`epochs` of 0 and no `steps`: nothing would be trained",
+            )
+            .hint("`epochs=10`, or `steps=1000`"));
+        }
         0 => (recipe.train.epochs * steps_per_epoch as f64).round().max(1.0) as u64,
         steps => steps,
     };
@@ -286,8 +292,7 @@ fn rules(recipe: &Recipe) -> Rules {
 }
 
 /// What to do where a checkpoint and a recipe don't fit.
-const OTHER_NETWORK: &str = "the run's recipe.toml or its plugin was changed by hand: bring back the plugin that its \
-                             manifest.json names, or the recipe as it was";
+const OTHER_NETWORK: &str = "give the keys and the plugin that the run has: its recipe.toml and its manifest.json name them";
 
 /// Puts a checkpoint into the trainer.
 pub(super) fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<()> {

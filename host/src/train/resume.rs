@@ -20,11 +20,21 @@ pub struct Resume<'a> {
     pub before: &'a Recipe,
 }
 
-/// What makes a run the one it is: weights, baselines and records of before belong to these values.
-const FIXED: [&str; 6] = ["method", "seed", "run", "runs", "init", "backbone"];
+/// Sections and keys that make a run the one it is: its place, and what weights, moments, baselines and records of before
+/// belong to.
+const FIXED: [&str; 7] = ["method", "seed", "run", "runs", "init", "backbone", "train.optimizer"];
 
 impl Resume<'_> {
-    /// Takes the run's folder, refuses what can't change, and writes down what does.
+    /// Refuses to go on with `recipe` where it would be another run.
+    ///
+    /// # Errors
+    /// When a key differs that can't change in a run that has begun.
+    pub fn check(&self, recipe: &Recipe) -> Result<()> {
+        let changes = changes(&self.before.to_table()?, &recipe.to_table()?);
+        refuse_fixed(&changes, self.folder)
+    }
+
+    /// Takes the run's folder, refuses what its checkpoint doesn't fit, and writes down what changes.
     pub(super) fn open(
         &self,
         request: &Request<'_>,
@@ -34,7 +44,6 @@ impl Resume<'_> {
     ) -> Result<(Run, Option<Checkpoint>)> {
         let (recipe, path) = (&request.recipe, self.folder);
         let changes = changes(&self.before.to_table()?, &recipe.to_table()?);
-        refuse_fixed(&changes, path)?;
         let (folder, found) = Run::resume(path)?;
         found.warnings.into_iter().for_each(|warning| observer.event(Event::Warning(warning)));
         let checkpoint = found.newest.map(|(_, checkpoint)| checkpoint);
@@ -48,9 +57,6 @@ impl Resume<'_> {
         }
         for change in &changes {
             observer.event(Event::Warning(format!("note: from here on {}", change.text())));
-        }
-        if !changes.is_empty() {
-            folder.write_recipe(&recipe.to_table()?)?;
         }
         // A record only: a run whose manifest was lost goes on all the same.
         let steps = prepared.run_steps();
@@ -66,7 +72,11 @@ impl Resume<'_> {
             plugin_sha256: request.plugin.sha256.clone(),
             changed: changes.iter().map(Change::text).collect(),
         });
+        // The record first: a change that was not made is a smaller lie than one that nobody knows of.
         folder.write_manifest(&manifest)?;
+        if !changes.is_empty() {
+            folder.write_recipe(&recipe.to_table()?)?;
+        }
         Ok((folder, checkpoint))
     }
 }
@@ -92,7 +102,8 @@ impl Change {
 
     /// Whether a run's weights or records hang on the key.
     fn is_fixed(&self) -> bool {
-        FIXED.contains(&self.path.split('.').next().unwrap_or_default())
+        let section = self.path.split('.').next().unwrap_or_default();
+        FIXED.contains(&section) || FIXED.contains(&self.path.as_str())
     }
 }
 
@@ -200,6 +211,8 @@ mod tests {
         );
         assert_eq!(error.exit_code(), 2);
         assert!(change("[backbone]\nwidth = 64", "[backbone]\nwidth = 96").is_err());
+        let (sgd, adamw) = ("[train]\noptimizer = 'sgd'", "[train]\noptimizer = 'adamw'");
+        assert!(change(sgd, adamw).is_err(), "its moments would be taken for another rule's");
         assert!(change("[train]\nlr = 0.1", "[train]\nlr = 0.2").is_ok());
     }
 }

@@ -56,6 +56,7 @@ pub fn run(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let recipe = &request.recipe;
+    request.resume.iter().try_for_each(|resume| resume.check(recipe))?;
     let opened = Opened::new(recipe)?;
     let mut prepared = prepare_training(recipe, request.plugin, &opened, 0)?;
     // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
@@ -142,19 +143,29 @@ pub(super) fn manifest(request: &Request<'_>, steps: u64) -> Manifest {
     }
 }
 
+/// How to go on at a lower rate: from the newest checkpoint, or from the one before where the step that diverged was the
+/// first after it, whose views and weights no rate changes.
+fn after_divergence(newest: Option<(u64, PathBuf)>, run: &Path, recipe: &Recipe) -> String {
+    let go_on =
+        format!("`pretext train --resume {} lr={:.0e}`", run.display(), recipe.train.lr / 5.0);
+    let records = crate::run::read(&run.join("metrics.jsonl")).unwrap_or_default();
+    let last = records.iter().rev().find_map(|record| record.get("step")?.as_u64());
+    match newest {
+        Some((step, path)) if last == Some(step) => format!(
+            "what stands after step {step} leads there again: remove `{}` and go on from before it with {go_on}",
+            path.display()
+        ),
+        Some((step, _)) => format!("go on after step {step} at a lower rate with {go_on}"),
+        None => format!("start over at a lower rate with {go_on}, or with a longer warm-up"),
+    }
+}
+
 /// Says in the hint of an error that stopped a run how to go on from its newest checkpoint.
 fn name_checkpoint(error: Error, run: &Path, recipe: &Recipe) -> Error {
     let newest =
         crate::run::list(&run.join("checkpoints")).ok().and_then(|all| all.first().cloned());
     if error.class() == Class::Diverged {
-        let lower = format!("lr={:.0e}", recipe.train.lr / 4.0);
-        return error.hint(match newest {
-            Some((step, _)) => format!(
-                "go on after step {step} at a lower rate with `pretext train --resume {} {lower}`",
-                run.display()
-            ),
-            None => format!("start again with a lower rate or a longer warm-up, such as `{lower}`"),
-        });
+        return error.hint(after_divergence(newest, run, recipe));
     }
     let go_on = newest.map(|(step, _)| {
         format!("go on after step {step} with `pretext train --resume {}`", run.display())
@@ -249,7 +260,7 @@ impl Steps<'_> {
                 Ok(taken) => taken,
                 // Nothing of the step was kept: what stands is the end of the step before. Before a training's
                 // first step that is the end of the training before, whose checkpoint this state is not.
-                // From diverged weights the same views lead to the same end, whatever the recipe.
+                // From these weights the same views lead to the same end, at any rate.
                 Err(error) if step > saved && error.class() != Class::Diverged => {
                     return Err(self.save_after(error, prepared, first + step));
                 }
@@ -292,6 +303,7 @@ impl Steps<'_> {
     fn save_after(&mut self, error: Error, prepared: &Prepared, step: u64) -> Error {
         match self.save(prepared, step) {
             Ok(()) => error,
+            Err(unsaved) if unsaved.class() == Class::Diverged => unsaved.because(error),
             Err(unsaved) => error.because(unsaved),
         }
     }
