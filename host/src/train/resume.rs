@@ -141,10 +141,13 @@ fn refuse_fixed(changes: &[Change], run: &Path) -> Result<()> {
         change.path,
         change.text()
     ))
-    .hint(format!(
-        "go on as it was with `pretext train --resume {}`, or start another run",
-        run.display()
-    )))
+    .hint(as_it_was(run)))
+}
+
+/// What is left to whoever asked for another run than the one in `run`.
+fn as_it_was(run: &Path) -> String {
+    let run = run.display();
+    format!("go on as it was with `pretext train --resume {run}`, or start another run")
 }
 
 /// Refuses to go on with a run that has gone further than it is to go.
@@ -169,10 +172,7 @@ fn check_fit(
     restore(&mut there.trainer, checkpoint.clone()).map_err(|error| {
         Error::asked_wrongly("what is changed would be another network than the run's")
             .because(error)
-            .hint(format!(
-                "go on as it was with `pretext train --resume {}`, or start another run",
-                run.display()
-            ))
+            .hint(as_it_was(run))
     })
 }
 
