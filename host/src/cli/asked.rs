@@ -72,16 +72,16 @@ impl Asked {
         Ok(Self { recipe, plugin: plugin.clone() })
     }
 
-    /// Gives the engine as many threads as the recipe says.
+    /// Gives the engine as many threads as the recipe says, or as many as there are processors. The calling thread is
+    /// one of them: a step is hundreds of short pieces of work, and one that handed each of them over and slept until it
+    /// is done would be woken as often (3 % of a step was measured).
     ///
     /// # Errors
     /// When the engine has its threads already.
     pub(super) fn take_threads(&self) -> Result<()> {
-        if self.recipe.threads == 0 {
-            return Ok(());
-        }
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.recipe.threads)
+            .use_current_thread()
             .build_global()
             .map_err(|error| Error::failed("can't set the number of threads").because(error))
     }

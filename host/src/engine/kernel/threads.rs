@@ -23,6 +23,13 @@ pub fn rows_per_partial_sum(rows: usize, width: usize) -> usize {
     rows_per_task(width).max(rows.div_ceil(MOST_PARTIAL_SUMS)).max(1)
 }
 
+/// How many of `units` make one piece of work, about `size` or fewer: every thread gets as many pieces. For work of which
+/// each unit is made in the same way, whatever piece it is in.
+pub(super) fn units_per_task(units: usize, size: usize) -> usize {
+    let tasks = units.div_ceil(size.max(1)).next_multiple_of(rayon::current_num_threads());
+    units.div_ceil(tasks.max(1))
+}
+
 /// A vector of `n` elements, made in pieces of `len` with scratch space that one thread uses again and
 /// again. `body` gets the number of its piece and the piece itself, zeroed by the thread that fills it
 /// and so in that thread's cache: zeroing the whole first costs a pass over memory.
@@ -207,6 +214,17 @@ mod tests {
         });
         assert!(a.iter().enumerate().all(|(i, v)| *v == i / 10));
         assert_eq!(b, [10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 3]);
+    }
+
+    #[test]
+    fn units_are_shared_out_evenly() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        pool.install(|| {
+            // 11 pieces of 48 would leave one thread with two, and the others with three.
+            assert_eq!(units_per_task(512, 48), 43);
+            assert_eq!(units_per_task(2, 48), 1);
+            assert_eq!(units_per_task(0, 48), 0);
+        });
     }
 
     #[test]

@@ -203,7 +203,9 @@ impl<'a> Work<'a> {
                 Some((plan, (panels, chunks)))
             })
             .unzip();
-        let piece = PIXELS.div_ceil(result.width) * result.width * result.channels;
+        let lines = result.batch * result.height;
+        let lines = threads::units_per_task(lines, PIXELS.div_ceil(result.width));
+        let piece = lines * result.width * result.channels;
         let firsts: BTreeSet<_> = gather.lattices.iter().map(|lattice| lattice.first).collect();
         let apart = firsts.len() == gather.lattices.len()
             && firsts.iter().flatten().all(|first| *first < gather.step);
