@@ -46,7 +46,7 @@ impl Time {
         ))?;
         let rate = flops(&times) / times.step.median;
         say(format!(
-            "{:.1} GFLOP/s in matrix products over the whole step: {:.0} % of the machine's best, {:.1}\n",
+            "{:.1} GFLOP/s over the whole step, as its ops are defined: {:.0} % of the best matrix product's {:.1}\n",
             rate / 1e9,
             100.0 * rate / times.ceiling,
             times.ceiling / 1e9

@@ -17,6 +17,7 @@ use super::matmul::Linear;
 use super::threads;
 use rows::{Plain, Rows};
 
+mod ahead;
 pub mod attention;
 pub mod conv1d;
 pub mod correlated;
@@ -42,6 +43,7 @@ mod tile_avx2;
 pub mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod vector;
+pub mod winograd;
 
 /// Columns of a panel: two registers of 16 f32.
 pub const WIDTH: usize = 32;

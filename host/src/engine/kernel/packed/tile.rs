@@ -51,6 +51,7 @@ impl<'a> Target<'a> {
     }
 
     /// The columns of the row that begins at `to`, and whether to add to them.
+    #[inline(always)]
     pub(super) fn row(&mut self, to: usize) -> (&mut [MaybeUninit<f32>], bool) {
         (&mut self.c[to..][..self.columns], self.adds)
     }
@@ -160,6 +161,7 @@ impl Kernel for Plain<'_> {
 }
 
 /// Stores (or adds) as many of the sums as there is room for, as [`Target::row`] has it.
+#[inline(always)]
 pub(super) fn put((c, adds): (&mut [MaybeUninit<f32>], bool), sums: &[f32; COLUMNS]) {
     for (c, sum) in c.iter_mut().zip(sums) {
         let mut sum = *sum;
