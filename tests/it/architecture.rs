@@ -183,6 +183,18 @@ fn plugins_forbid_unsafe_code() {
 }
 
 #[test]
+fn data_threads_leave_the_engine_s_threads_alone() {
+    // With one of them it is the thread that waits for data.
+    let mut broken = Vec::new();
+    for source in sources("host/src/data", "rs") {
+        if source.code().any(|(_, line)| line.contains("rayon")) {
+            broken.push(source.path);
+        }
+    }
+    assert_none("host/src/data uses no rayon", &broken);
+}
+
+#[test]
 fn only_the_cli_prints() {
     let printing = ["println!", "print!", "stdout(", "stderr(", "dbg!"];
     let mut broken = Vec::new();

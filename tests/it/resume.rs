@@ -126,6 +126,19 @@ fn a_run_with_four_workers_that_was_killed_gives_the_bytes_of_one_worker() {
 }
 
 #[test]
+fn one_thread_and_three_give_the_same_bytes() {
+    for threads in ["threads=1", "threads=3"] {
+        let place = Workplace::new();
+        let done = place.pretext(&tiny(&[threads]));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        let got = result(&place);
+        assert_eq!(got.metrics, uninterrupted().metrics, "{threads}");
+        let last = "step-000250/parameters.safetensors";
+        assert!(got.checkpoints[last] == uninterrupted().checkpoints[last], "{threads}");
+    }
+}
+
+#[test]
 fn a_run_killed_before_its_first_checkpoint_starts_over() {
     let place = killed(&["checkpoint_every=1000"]);
     assert!(!place.path().join("runs/it/checkpoints").exists());

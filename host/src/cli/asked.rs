@@ -74,10 +74,11 @@ impl Asked {
 
     /// Gives the engine as many threads as the recipe says, or as many as there are processors. The calling thread is
     /// one of them: a step is hundreds of short pieces of work, and one that handed each of them over and slept until it
-    /// is done would be woken as often (3 % of a step was measured).
+    /// is done would be woken as often. Nothing that this thread waits for may need the engine's threads, since with one
+    /// of them it is that one; the loader's own don't.
     ///
     /// # Errors
-    /// When the engine has its threads already.
+    /// When the engine has its threads already, or they can't be started.
     pub(super) fn take_threads(&self) -> Result<()> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.recipe.threads)

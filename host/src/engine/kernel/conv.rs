@@ -55,8 +55,8 @@ impl Conv {
         }
     }
 
-    /// The pictures of it, or of its gradient to the input where it is `turned`, if it is made tile by tile: where fewer
-    /// multiplications save more than the transforms of tiles cost.
+    /// The pictures of it, or of its gradient to the input where it is `turned`, if it can be made tile by tile, and has so
+    /// many channels that the products which that saves take longer than the transforms.
     fn tiles(&self, turned: bool) -> Option<Shape> {
         let Self { source, result, kernel, stride, padding } = *self;
         let many = source.channels.min(result.channels) >= FEW;
@@ -86,7 +86,7 @@ const FEW: usize = 16;
 /// When a slice is of another size.
 pub fn forward(format: Format, x: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
     let (taps, channels) = (conv.taps(), conv.source.channels);
-    if let Some(shape) = conv.tiles(false) {
+    if let Some(shape) = conv.tiles(false).filter(Shape::pays) {
         let weight = Weight::forward(format, w, [channels, conv.result.channels]);
         return winograd::product(x, &weight, shape);
     }
@@ -107,7 +107,7 @@ pub fn forward(format: Format, x: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
 /// # Panics
 /// When a slice is of another size.
 pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32> {
-    if let Some(shape) = conv.tiles(true) {
+    if let Some(shape) = conv.tiles(true).filter(Shape::pays) {
         return winograd::product(dy, &turned_weight(format, w, conv), shape);
     }
     let (gather, panels) = turned(format, w, conv);
@@ -119,7 +119,7 @@ pub fn grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv) -> Vec<f32
 /// # Panics
 /// When a slice is of another size.
 pub fn add_grad_input(format: Format, dy: &[f32], w: &[f32], conv: &Conv, dx: &mut [f32]) {
-    if let Some(shape) = conv.tiles(true) {
+    if let Some(shape) = conv.tiles(true).filter(Shape::pays) {
         return winograd::add_product(dy, &turned_weight(format, w, conv), shape, dx);
     }
     let (gather, panels) = turned(format, w, conv);
@@ -172,7 +172,7 @@ fn turned(format: Format, w: &[f32], conv: &Conv) -> (Gather, Vec<Panels<'static
 /// # Panics
 /// When a slice is of another size.
 pub fn grad_weight(format: Format, dy: &[f32], x: &[f32], conv: &Conv) -> Vec<f32> {
-    if let Some(shape) = conv.tiles(false) {
+    if let Some(shape) = conv.tiles(false).filter(Shape::pays) {
         return winograd::gradient::weight(format, dy, x, shape);
     }
     let (taps, channels) = (conv.taps(), conv.source.channels);
@@ -352,6 +352,21 @@ mod tests {
         far.fold(0.0, |most, x| if x.is_nan() { f32::INFINITY } else { x.max(most) })
     }
 
+    /// The result and both gradients tile by tile, also where that doesn't pay.
+    fn by_tiles(
+        format: Format,
+        (x, w, dy): (&[f32], &[f32], &[f32]),
+        conv: &Conv,
+    ) -> Option<[Vec<f32>; 3]> {
+        let (shape, turned) = (conv.tiles(false)?, conv.tiles(true)?);
+        let sizes = [conv.source.channels, conv.result.channels];
+        Some([
+            winograd::product(x, &Weight::forward(format, w, sizes), shape),
+            winograd::product(dy, &turned_weight(format, w, conv), turned),
+            winograd::gradient::weight(format, dy, x, shape),
+        ])
+    }
+
     #[test]
     fn packed_convolutions_and_their_gradients_are_those_of_the_definition() {
         let cases = [
@@ -378,6 +393,10 @@ mod tests {
             with_padding(conv(2, [6, 7], [16, 20], 3, 1), 0),
             with_padding(conv(2, [3, 5], [24, 16], 3, 1), 2),
             with_padding(conv(2, [3, 3], [16, 16], 3, 1), 0),
+            // Several slices of channels, alone and beside groups of blocks.
+            conv(2, [6, 5], [96, 96], 3, 1),
+            conv(9, [8, 8], [130, 32], 3, 1),
+            conv(70, [4, 3], [96, 96], 3, 1),
         ];
         for conv in cases {
             let w = random(conv.result.channels * conv.source.channels * conv.taps(), 1);
@@ -396,6 +415,12 @@ mod tests {
                     grad_input(format, &dy, &w, &conv),
                     grad_weight(format, &dy, &x, &conv),
                 ];
+                if let Some(tiled) = by_tiles(format, (&x, &w, &dy), &conv) {
+                    for (i, (got, want)) in tiled.iter().zip(&want).enumerate() {
+                        let far = far(got, want);
+                        assert!(far < tolerance, "{conv:?} {format:?} by tiles, {i}: {far}");
+                    }
+                }
                 let mut twice = got[1].clone();
                 add_grad_input(format, &dy, &w, &conv, &mut twice);
                 let doubled: Vec<f32> = got[1].iter().map(|dx| 2.0 * dx).collect();
@@ -410,15 +435,21 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_bit_of_a_convolution() {
-        for conv in [conv(5, [8, 6], [40, 36], 3, 1), conv(5, [9, 7], [40, 36], 3, 2)] {
+        let cases = [
+            conv(30, [8, 6], [40, 36], 3, 1),
+            conv(70, [4, 6], [96, 96], 3, 1),
+            conv(5, [9, 7], [40, 36], 3, 2),
+        ];
+        for (conv, bf16) in cases.into_iter().flat_map(|conv| [(conv, false), (conv, true)]) {
             let w = random(conv.result.channels * conv.source.channels * conv.taps(), 1);
             let (x, dy) = (random(conv.source.len(), 2), random(conv.result.len(), 3));
             let run = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    let format = Format::of(true);
+                    let format = Format::of(bf16);
                     let mut all = forward(format, &x, &w, &conv);
                     all.extend(grad_input(format, &dy, &w, &conv));
+                    add_grad_input(format, &dy, &w, &conv, &mut all[conv.result.len()..]);
                     all.extend(grad_weight(format, &dy, &x, &conv));
                     all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 })

@@ -23,10 +23,10 @@ pub fn rows_per_partial_sum(rows: usize, width: usize) -> usize {
     rows_per_task(width).max(rows.div_ceil(MOST_PARTIAL_SUMS)).max(1)
 }
 
-/// How many of `units` make one piece of work, about `size` or fewer: every thread gets as many pieces. For work of which
-/// each unit is made in the same way, whatever piece it is in.
+/// How many of `units` make one piece of work, `size` or fewer. Pieces come in fours, so that few large ones don't leave one
+/// of two or four threads with more of them than the others.
 pub(super) fn units_per_task(units: usize, size: usize) -> usize {
-    let tasks = units.div_ceil(size.max(1)).next_multiple_of(rayon::current_num_threads());
+    let tasks = units.div_ceil(size.max(1)).next_multiple_of(4);
     units.div_ceil(tasks.max(1))
 }
 
@@ -217,14 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn units_are_shared_out_evenly() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
-        pool.install(|| {
-            // 11 pieces of 48 would leave one thread with two, and the others with three.
-            assert_eq!(units_per_task(512, 48), 43);
-            assert_eq!(units_per_task(2, 48), 1);
-            assert_eq!(units_per_task(0, 48), 0);
-        });
+    fn units_are_shared_out_in_fours() {
+        // 11 pieces of 48 would leave one of two threads with one more.
+        assert_eq!(units_per_task(512, 48), 43);
+        assert_eq!(units_per_task(2, 48), 1);
+        assert_eq!(units_per_task(0, 48), 0);
     }
 
     #[test]

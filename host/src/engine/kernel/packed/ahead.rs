@@ -6,20 +6,20 @@
 /// Bytes that come and go together.
 const LINE: usize = 64;
 
-/// Asks for what will be written over.
+/// Asks for what will be written soon. A line that no other processor has comes ready to be written.
 #[inline(always)]
 pub(super) fn to_write<T>(room: &[T]) {
     #[cfg(target_arch = "x86_64")]
     each_line(room, |line| {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: every processor with this instruction set has it or passes over it, and it touches no memory.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line) };
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     });
     #[cfg(not(target_arch = "x86_64"))]
     let _ = room;
 }
 
-/// Asks for what will be read.
+/// Asks for what will be read a while later: it goes to the second level, past what is used now.
 #[inline(always)]
 pub(super) fn to_read<T>(slice: &[T]) {
     #[cfg(target_arch = "x86_64")]
@@ -37,4 +37,8 @@ pub(super) fn to_read<T>(slice: &[T]) {
 fn each_line<T>(slice: &[T], ask: impl Fn(*const i8)) {
     let each = (LINE / size_of::<T>().max(1)).max(1);
     slice.chunks(each).for_each(|line| ask(line.as_ptr().cast()));
+    // A slice that begins inside of a line ends in one more.
+    if let Some(last) = slice.last() {
+        ask(std::ptr::from_ref(last).cast());
+    }
 }

@@ -13,10 +13,13 @@ use super::super::super::dispatch::dispatch;
 use super::super::super::threads;
 use super::super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 use super::Shape;
-use super::transform::{Columns, Of, PLACES, Rows, TAPS, Taps};
+use super::transform::{Of, OverColumns, OverRows, PLACES, TAPS, Taps};
 
-/// Words along the summed dimension in a block, for up to so many channels beside each other.
+/// Words along the summed dimension in a block of two slices or more, about: of 64 channels they take 256 KiB. A block
+/// of one slice has twice as many.
 const WORDS: usize = 64;
+/// The fewest of them: each block adds to all of its sums.
+const FEWEST: usize = 16;
 /// Pieces of work that are made, about.
 const PIECES: usize = 16;
 /// Numbers in the partial sums of all groups, about: 4 MiB.
@@ -51,8 +54,10 @@ pub fn weight(format: Format, dy: &[f32], x: &[f32], shape: Shape) -> Vec<f32> {
     let slices_each = slices.div_ceil(PIECES.div_ceil(groups).min(slices));
     let pieces = slices.div_ceil(slices_each);
     let words = if slices_each == 1 { 2 * WORDS } else { WORDS };
-    // Pairs of rows, so that pairs of tiles are whole.
-    let rows = (words * format.group() / shape.across()).next_multiple_of(2).clamp(2, all.max(2));
+    // Pairs of rows, so that pairs of tiles are whole; no more than leave work for every group.
+    let of_words = |words: usize| (words * format.group() / shape.across()).next_multiple_of(2);
+    let most = all.div_ceil(groups).next_multiple_of(2).max(of_words(FEWEST));
+    let rows = of_words(words).min(most).max(2);
     let each = all.div_ceil(groups).next_multiple_of(rows);
     let groups = all.div_ceil(each);
     let work = Work { format, dy, x, shape, rows, all };
@@ -137,8 +142,8 @@ impl Space {
         }
     }
 
-    /// Sums over some rows of tiles for some `slices` of the channels, one panel per slice and place; `part` holds
-    /// zeros, `packed` the left words of every block unless each is used once.
+    /// Sums over some rows of tiles for some `slices` of the channels, one panel per slice and place, into `part`;
+    /// `packed` holds the left words of every block unless each is used once.
     fn sum(
         &mut self,
         work: &Work<'_>,
@@ -148,7 +153,8 @@ impl Space {
     ) {
         let m = work.shape.result.channels;
         let last = work.shape.source.channels;
-        for number in rows.start / work.rows..rows.end.div_ceil(work.rows) {
+        let first = rows.start / work.rows;
+        for number in first..rows.end.div_ceil(work.rows) {
             let block = work.block(number);
             let (height, k) = (work.height(&block), block.len() * work.shape.across());
             let (mut own, mut right) =
@@ -170,7 +176,7 @@ impl Space {
                 let left = Left { words, format, rows: m, k, tiled: true, stride: 0 };
                 let words = &right[at * place + slice * WIDTH * height..][..WIDTH * height];
                 let right = Panels { words: Cow::Borrowed(words), format, k, n: WIDTH };
-                multiply(&left, 0, &right, part, true);
+                multiply(&left, 0, &right, part, number > first);
             }
             (self.left, self.right) = (own, right);
         }
@@ -196,7 +202,6 @@ impl Space {
         let height = work.height(&block);
         // Two pixels more than the tiles' own lie in a row of the source.
         let wide = (2 * across + if side.source { 2 } else { 0 }) * count;
-        self.lines.clear();
         self.lines.resize(8 * wide, 0.0);
         for (at, first) in block.clone().step_by(2).enumerate() {
             let rows = 2.min(block.end - first);
@@ -209,7 +214,7 @@ impl Space {
                 for (line, made) in lines.zip(self.line.chunks_exact_mut(across * count)) {
                     let line = &line[place / 4 * wide..][..wide];
                     let way = place % 4;
-                    dispatch(Columns { line, source: side.source, way, channels: count, made });
+                    dispatch(OverColumns { line, source: side.source, way, channels: count, made });
                 }
                 // Two rows of tiles are a whole number of words.
                 let words = &mut words[at * work.format.words(2 * across) * N..];
@@ -220,7 +225,7 @@ impl Space {
     }
 }
 
-/// Transforms the row of tiles `row` over rows of pixels; `lines` holds zeros beyond the pixels.
+/// Transforms the row of tiles `row` over rows of pixels, with zeros beyond them.
 fn transform(
     work: &Work<'_>,
     (row, side): (usize, &Side),
@@ -243,8 +248,11 @@ fn transform(
     };
     let count = side.channels.len();
     for (way, made) in lines.chunks_exact_mut(wide).enumerate() {
-        let made = &mut made[before * count..][..pictures.width * count];
+        let (left, made) = made.split_at_mut(before * count);
+        let (made, right) = made.split_at_mut(pictures.width * count);
+        left.fill(0.0);
+        right.fill(0.0);
         let (channels, some) = (pictures.channels, side.channels.clone());
-        dispatch(Rows { of, way, channels, some, made });
+        dispatch(OverRows { of, way, channels, some, made });
     }
 }

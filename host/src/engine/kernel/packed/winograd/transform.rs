@@ -76,17 +76,17 @@ fn by_g([a, b, c]: [&Lanes; 3], row: usize) -> Lanes {
     made
 }
 
-/// What a line of tiles is made of.
+/// Neighbours of a tile, over rows or over columns.
 #[derive(Clone, Copy)]
 pub(super) enum Of<'a> {
-    /// `B^T d B` of four rows of the source.
+    /// Four of the source, which `B^T` is taken of.
     Source([&'a [f32]; 4]),
-    /// `A e A^T` of two rows of the result.
+    /// Two of the result, which A is taken of.
     Result([&'a [f32]; 2]),
 }
 
 /// Row `way` of `B^T` or A, over rows of pixels: some of each pixel's channels, which are put beside each other.
-pub(super) struct Rows<'a> {
+pub(super) struct OverRows<'a> {
     pub(super) of: Of<'a>,
     pub(super) way: usize,
     pub(super) channels: usize,
@@ -94,7 +94,7 @@ pub(super) struct Rows<'a> {
     pub(super) made: &'a mut [f32],
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for OverRows<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -118,7 +118,7 @@ impl Kernel for Rows<'_> {
 }
 
 /// Column `way` of B or `A^T`, over a line of pixels, tile by tile.
-pub(super) struct Columns<'a> {
+pub(super) struct OverColumns<'a> {
     pub(super) line: &'a [f32],
     /// Whether the line is one of the source, whose tiles overlap by two pixels.
     pub(super) source: bool,
@@ -127,7 +127,7 @@ pub(super) struct Columns<'a> {
     pub(super) made: &'a mut [f32],
 }
 
-impl Kernel for Columns<'_> {
+impl Kernel for OverColumns<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -151,27 +151,27 @@ impl Kernel for Columns<'_> {
 /// Row `way` of `B^T` or of A times what is given.
 #[inline(always)]
 fn combine(of: Of<'_>, way: usize, made: &mut [f32]) {
-    let (left, right, sign) = match (of, way) {
-        (Of::Source([a, _, c, _]), 0) => (a, c, Sign::Minus),
-        (Of::Source([_, b, c, _]), 1) => (b, c, Sign::Plus),
-        (Of::Source([_, b, c, _]), 2) => (c, b, Sign::Minus),
-        (Of::Source([_, b, _, d]), _) => (b, d, Sign::Minus),
-        (Of::Result([a, b]), 0) => (a, b, Sign::Left),
-        (Of::Result([a, b]), 1) => (a, b, Sign::Plus),
-        (Of::Result([a, b]), 2) => (a, b, Sign::Minus),
-        (Of::Result([a, b]), _) => (a, b, Sign::MinusRight),
+    let (left, right, combination) = match (of, way) {
+        (Of::Source([a, _, c, _]), 0) => (a, c, Combination::Minus),
+        (Of::Source([_, b, c, _]), 1) => (b, c, Combination::Plus),
+        (Of::Source([_, b, c, _]), 2) => (c, b, Combination::Minus),
+        (Of::Source([_, b, _, d]), _) => (b, d, Combination::Minus),
+        (Of::Result([a, b]), 0) => (a, b, Combination::Left),
+        (Of::Result([a, b]), 1) => (a, b, Combination::Plus),
+        (Of::Result([a, b]), 2) => (a, b, Combination::Minus),
+        (Of::Result([a, b]), _) => (a, b, Combination::MinusRight),
     };
     let pairs = made.iter_mut().zip(left.iter().zip(right));
-    match sign {
-        Sign::Plus => pairs.for_each(|(made, (left, right))| *made = left + right),
-        Sign::Minus => pairs.for_each(|(made, (left, right))| *made = left - right),
-        Sign::Left => pairs.for_each(|(made, (left, _))| *made = *left),
-        Sign::MinusRight => pairs.for_each(|(made, (_, right))| *made = -right),
+    match combination {
+        Combination::Plus => pairs.for_each(|(made, (left, right))| *made = left + right),
+        Combination::Minus => pairs.for_each(|(made, (left, right))| *made = left - right),
+        Combination::Left => pairs.for_each(|(made, (left, _))| *made = *left),
+        Combination::MinusRight => pairs.for_each(|(made, (_, right))| *made = -right),
     }
 }
 
 /// What is made of two numbers.
-enum Sign {
+enum Combination {
     Plus,
     Minus,
     Left,
