@@ -243,7 +243,7 @@ fn weights_of_timm_go_through_a_run_and_come_out_for_timm_and_hugging_face() {
     let trained = run_from(&place, &file.display().to_string(), &[]);
     trained.assert_done();
     assert!(
-        trained.stderr.contains("note: the backbone starts from 30 tensors"),
+        trained.stderr.contains("\nnote: the backbone starts from 30 tensors"),
         "{}",
         trained.stderr
     );

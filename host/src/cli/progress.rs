@@ -124,6 +124,7 @@ fn lines(event: &Event, colour: bool) -> Vec<String> {
         }
         Event::Step(report) => vec![step_line(report)],
         Event::Warning(text) => vec![warning_text(text, colour)],
+        Event::Note(text) => vec![note_text(text)],
         Event::Phase(text) => vec![text.clone()],
         Event::Probe { step, figures } => vec![format!("probe step {step}{}", pairs(figures))],
         Event::Stage { stage, figures, .. } => {
@@ -136,6 +137,10 @@ fn lines(event: &Event, colour: bool) -> Vec<String> {
             lines
         }
     }
+}
+
+fn note_text(text: &str) -> String {
+    format!("note: {text}")
 }
 
 /// Every number of a step on one line.
@@ -169,7 +174,7 @@ fn figure(value: f64) -> String {
     format!("{value:.4e}")
 }
 
-/// Every event as one JSON object on one line of stdout; warnings to stderr as well.
+/// Every event as one JSON object on one line of stdout; warnings and notes to stderr as well.
 #[derive(Debug)]
 struct JsonLines {
     stop: Arc<AtomicBool>,
@@ -177,8 +182,10 @@ struct JsonLines {
 
 impl Observer for JsonLines {
     fn event(&mut self, event: Event) {
-        if let Event::Warning(text) = &event {
-            tell(warning_text(text, colour_on_stderr()));
+        match &event {
+            Event::Warning(text) => tell(warning_text(text, colour_on_stderr())),
+            Event::Note(text) => tell(note_text(text)),
+            _ => {}
         }
         let written = say_json(&json_of(&event));
         // Nobody reads on: the run stops with a checkpoint instead of training unseen.
@@ -202,6 +209,7 @@ fn json_of(event: &Event) -> Value {
             "data_wait": report.data_wait, "seconds_left": seconds(report.time_left),
         }),
         Event::Warning(text) => json!({ "event": "warning", "message": text }),
+        Event::Note(text) => json!({ "event": "note", "message": text }),
         Event::Phase(text) => json!({ "event": "phase", "message": text }),
         Event::Stage { stage, step, figures: named } => json!({
             "event": "stage", "stage": stage, "step": step, "figures": figures(named),
@@ -255,12 +263,15 @@ mod tests {
     }
 
     #[test]
-    fn warnings_and_probes_are_never_held_back() {
+    fn warnings_notes_and_probes_are_never_held_back() {
         let mut seen = Vec::new();
         let mut plain = PlainLines::new(1000, |line| seen.push(line));
         plain.event(Event::Warning("`a.jpg` is broken".into()));
         plain.event(Event::Probe { step: 3, figures: vec![("knn".into(), 0.5)] });
-        assert_eq!(seen, ["warning: `a.jpg` is broken", "probe step 3 knn 0.50000"]);
+        plain.event(Event::Note("the backbone starts from 30 tensors".into()));
+        let note = "note: the backbone starts from 30 tensors";
+        assert_eq!(seen, ["warning: `a.jpg` is broken", "probe step 3 knn 0.50000", note]);
+        assert_eq!(json_of(&Event::Note("a".into()))["event"], "note");
     }
 
     #[test]

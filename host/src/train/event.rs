@@ -18,8 +18,10 @@ pub enum Event {
     },
     /// A step was done.
     Step(StepReport),
-    /// Something that deserves a line but stops nothing.
+    /// Something that may be wrong but stops nothing.
     Warning(String),
+    /// Something worth knowing, with nothing wrong about it.
+    Note(String),
     /// A stretch of work beside training began, such as a probe.
     Phase(String),
     /// A stage is done.

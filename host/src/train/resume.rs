@@ -56,7 +56,7 @@ impl Resume<'_> {
             }
         }
         for change in &changes {
-            observer.event(Event::Warning(format!("note: from here on {}", change.text())));
+            observer.event(Event::Note(format!("from here on {}", change.text())));
         }
         // A record only: a run whose manifest was lost goes on all the same.
         let steps = prepared.run_steps();

@@ -77,7 +77,7 @@ pub fn run(
     if checkpoint.is_none() {
         let start = start.map_or_else(|| read(&prepared), Ok)?;
         for note in start.apply(&mut prepared.trainer)? {
-            observer.event(Event::Warning(format!("note: {note}")));
+            observer.event(Event::Note(note));
         }
     }
     let samples =
@@ -407,8 +407,8 @@ impl Steps<'_> {
         timing.insert("data_wait".into(), pace.data_wait().into());
         self.folder.timing(&timing)?;
         for (warning, line) in &taken.log {
-            let line = if *warning { line.clone() } else { format!("note: {line}") };
-            self.observer.event(Event::Warning(line));
+            let event = if *warning { Event::Warning } else { Event::Note };
+            self.observer.event(event(line.clone()));
         }
         let mut figures = vec![("gradient_norm".to_owned(), taken.gradient_norm)];
         figures.extend(taken.metrics.iter().cloned());

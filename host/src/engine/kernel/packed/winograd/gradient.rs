@@ -25,16 +25,46 @@ const PIECES: usize = 16;
 /// Numbers in the partial sums of all groups, about: 4 MiB.
 const PARTIAL_SUMS: usize = 1 << 20;
 
+/// How the work is cut: rows of tiles in groups of blocks, whose sums are added at the end, and channels in pieces of
+/// slices of 32. It depends on the shape alone.
+struct Cut {
+    /// Rows of tiles in a block.
+    rows: usize,
+    /// Rows of tiles in a group, a whole number of blocks.
+    each: usize,
+    groups: usize,
+    slices: usize,
+    /// Slices in a piece.
+    slices_each: usize,
+    pieces: usize,
+}
+
+impl Cut {
+    /// Of `all` rows of tiles.
+    fn new(format: Format, shape: Shape, all: usize) -> Self {
+        let (m, slices) = (shape.result.channels, shape.source.channels.div_ceil(WIDTH));
+        let groups = (PARTIAL_SUMS / (slices * PLACES * WIDTH * m)).clamp(1, PIECES);
+        let slices_each = slices.div_ceil(PIECES.div_ceil(groups).min(slices));
+        let pieces = slices.div_ceil(slices_each);
+        let words = if slices_each == 1 { 2 * WORDS } else { WORDS };
+        // Pairs of rows, so that pairs of tiles are whole; no more than leave work for every group.
+        let rows = |words: usize| (words * format.group() / shape.across()).next_multiple_of(2);
+        let most = all.div_ceil(groups).next_multiple_of(2).max(rows(FEWEST));
+        let rows = rows(words).min(most).max(2);
+        let each = all.div_ceil(groups).next_multiple_of(rows);
+        Self { rows, each, groups: all.div_ceil(each), slices, slices_each, pieces }
+    }
+}
+
 /// What all tasks share.
 struct Work<'a> {
     format: Format,
     dy: &'a [f32],
     x: &'a [f32],
     shape: Shape,
-    /// Rows of tiles in a block.
-    rows: usize,
     /// Rows of tiles in all.
     all: usize,
+    cut: Cut,
 }
 
 /// The gradient `[O, C, 3, 3]` from `dy` `[B, H', W', O]` and `x` `[B, H, W, C]`.
@@ -49,41 +79,9 @@ pub fn weight(format: Format, dy: &[f32], x: &[f32], shape: Shape) -> Vec<f32> {
     if all * shape.across() == 0 || m * channels == 0 {
         return vec![0.0; m * channels * TAPS];
     }
-    let slices = channels.div_ceil(WIDTH);
-    let groups = (PARTIAL_SUMS / (slices * PLACES * WIDTH * m)).clamp(1, PIECES);
-    let slices_each = slices.div_ceil(PIECES.div_ceil(groups).min(slices));
-    let pieces = slices.div_ceil(slices_each);
-    let words = if slices_each == 1 { 2 * WORDS } else { WORDS };
-    // Pairs of rows, so that pairs of tiles are whole; no more than leave work for every group.
-    let of_words = |words: usize| (words * format.group() / shape.across()).next_multiple_of(2);
-    let most = all.div_ceil(groups).next_multiple_of(2).max(of_words(FEWEST));
-    let rows = of_words(words).min(most).max(2);
-    let each = all.div_ceil(groups).next_multiple_of(rows);
-    let groups = all.div_ceil(each);
-    let work = Work { format, dy, x, shape, rows, all };
-    let packed: Vec<Vec<u32>> = if pieces == 1 {
-        Vec::new()
-    } else {
-        // Every piece needs them.
-        let blocks = (0..all.div_ceil(rows)).into_par_iter();
-        let made = |space: &mut Space, block| {
-            let mut words = Vec::new();
-            space.left(&work, block, &mut words);
-            words
-        };
-        blocks.map_init(|| Space::new(&work), made).collect()
-    };
-    let mut parts = vec![Vec::new(); groups * pieces];
-    parts.par_iter_mut().enumerate().for_each_init(
-        || Space::new(&work),
-        |space, (task, part)| {
-            let (group, piece) = (task / pieces, task % pieces);
-            let rows = group * each..((group + 1) * each).min(all);
-            let slices = piece * slices_each..((piece + 1) * slices_each).min(slices);
-            *part = vec![0.0; slices.len() * PLACES * m * WIDTH];
-            space.sum(&work, &packed, (rows, slices), part);
-        },
-    );
+    let work = Work { format, dy, x, shape, all, cut: Cut::new(format, shape, all) };
+    let Cut { slices_each, groups, pieces, .. } = work.cut;
+    let parts = work.parts();
     threads::made(
         (m * channels * TAPS, channels * TAPS),
         || (),
@@ -100,9 +98,39 @@ pub fn weight(format: Format, dy: &[f32], x: &[f32], shape: Shape) -> Vec<f32> {
 }
 
 impl Work<'_> {
+    /// The sums of each piece of each group: slice by slice and place by place, `[O, 32]`.
+    fn parts(&self) -> Vec<Vec<f32>> {
+        let Cut { rows, each, groups, slices, slices_each, pieces } = self.cut;
+        let packed: Vec<Vec<u32>> = if pieces == 1 {
+            Vec::new()
+        } else {
+            // Every piece needs them.
+            let blocks = (0..self.all.div_ceil(rows)).into_par_iter();
+            let made = |space: &mut Space, block| {
+                let mut words = Vec::new();
+                space.left(self, block, &mut words);
+                words
+            };
+            blocks.map_init(|| Space::new(self), made).collect()
+        };
+        let mut parts = vec![Vec::new(); groups * pieces];
+        let numbered = parts.par_iter_mut().enumerate();
+        numbered.for_each_init(
+            || Space::new(self),
+            |space, (task, part)| {
+                let (group, piece) = (task / pieces, task % pieces);
+                let rows = group * each..((group + 1) * each).min(self.all);
+                let slices = piece * slices_each..((piece + 1) * slices_each).min(slices);
+                *part = vec![0.0; slices.len() * PLACES * self.shape.result.channels * WIDTH];
+                space.sum(self, &packed, (rows, slices), part);
+            },
+        );
+        parts
+    }
+
     /// The rows of tiles of block number `block`.
     fn block(&self, block: usize) -> Range<usize> {
-        block * self.rows..((block + 1) * self.rows).min(self.all)
+        block * self.cut.rows..((block + 1) * self.cut.rows).min(self.all)
     }
 
     /// Words along the summed dimension of a block.
@@ -153,8 +181,8 @@ impl Space {
     ) {
         let m = work.shape.result.channels;
         let last = work.shape.source.channels;
-        let first = rows.start / work.rows;
-        for number in first..rows.end.div_ceil(work.rows) {
+        let first = rows.start / work.cut.rows;
+        for number in first..rows.end.div_ceil(work.cut.rows) {
             let block = work.block(number);
             let (height, k) = (work.height(&block), block.len() * work.shape.across());
             let (mut own, mut right) =
