@@ -107,6 +107,14 @@ fn a_truncated_jpeg_is_skipped_named_and_counted_and_the_run_goes_on() {
 }
 
 #[test]
+fn a_missing_folder_for_features_is_named_with_how_to_make_it() {
+    let place = images(0);
+    train(&place, &["data=images", "run=it"]).assert_done();
+    let refused = place.pretext(&["embed", "runs/it", "--out", "missing/features.npy"]);
+    refused.assert_refused("there is no folder `missing`", "make it with `mkdir -p missing`");
+}
+
+#[test]
 fn more_broken_images_than_allowed_stop_the_run_with_the_share_that_would_do() {
     let place = images(14);
     let stopped = train(&place, &["data=images", "run=it"]);

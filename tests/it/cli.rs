@@ -21,6 +21,16 @@ fn no_command_at_all_is_asked_wrongly() {
 }
 
 #[test]
+fn a_dry_run_as_json_is_one_object_and_leaves_no_run() {
+    let place = Workplace::new();
+    let dry = place.pretext(&["train", "dino", "--dry-run", "--json", "run=it"]);
+    dry.assert_done();
+    let value: serde_json::Value = serde_json::from_str(&dry.stdout).expect("one object");
+    assert_eq!(value["recipe"]["method"], "dino");
+    assert!(!place.path().join("runs").exists());
+}
+
+#[test]
 fn a_misspelt_command_is_refused_with_its_neighbour() {
     pretext(&["docter"]).assert_refused("there is no command `docter`", "did you mean `doctor`?");
 }
