@@ -47,8 +47,8 @@ impl Weight {
         Self::packed(format, [k, n], |(first, count), made, words| {
             let plane = count * k;
             made.resize(PLACES * plane, 0.0);
-            let kernels = &w[first * k * TAPS..][..plane * TAPS];
-            dispatch(Kernels { kernels, turned: false, plane, made });
+            let weights = &w[first * k * TAPS..][..plane * TAPS];
+            dispatch(Kernels { weights, turned: false, plane, made });
             for (words, made) in words.zip(made.chunks_exact(plane)) {
                 pack::columns(format, words, (made, k), k);
             }
@@ -65,9 +65,9 @@ impl Weight {
             let plane = count * k;
             made.resize(PLACES * plane, 0.0);
             for (output, w) in w.chunks_exact(n * TAPS).enumerate() {
-                let kernels = &w[first * TAPS..][..count * TAPS];
+                let weights = &w[first * TAPS..][..count * TAPS];
                 dispatch(Kernels {
-                    kernels,
+                    weights,
                     turned: true,
                     plane,
                     made: &mut made[output * count..],

@@ -25,7 +25,7 @@ type Lanes = [f32; LANES];
 
 /// `G g G^T` of kernels of 9 numbers: number `i` at place `p` goes to `p * plane + i`.
 pub(super) struct Kernels<'a> {
-    pub(super) kernels: &'a [f32],
+    pub(super) weights: &'a [f32],
     /// Whether they are turned by half a circle.
     pub(super) turned: bool,
     pub(super) plane: usize,
@@ -37,14 +37,17 @@ impl Kernel for Kernels<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { kernels, turned, plane, made } = self;
-        for (block, kernels) in kernels.chunks(LANES * TAPS).enumerate() {
-            let count = kernels.len() / TAPS;
+        let Self { weights, turned, plane, made } = self;
+        for (block, weights) in weights.chunks(LANES * TAPS).enumerate() {
+            let count = weights.len() / TAPS;
             let mut taps = [[0.0; LANES]; TAPS];
-            for (lane, kernel) in kernels.as_chunks::<TAPS>().0.iter().enumerate() {
+            for (lane, kernel) in weights.as_chunks::<TAPS>().0.iter().enumerate() {
                 for (tap, value) in kernel.iter().enumerate() {
-                    taps[if turned { TAPS - 1 - tap } else { tap }][lane] = *value;
+                    taps[tap][lane] = *value;
                 }
+            }
+            if turned {
+                taps.reverse();
             }
             for row in 0..4 {
                 let mut columns = [[0.0; LANES]; 3];
