@@ -188,10 +188,7 @@ impl<'a> Work<'a> {
             return None;
         }
         let pairs = format == Format::Bf16;
-        assert!(
-            !pairs || level() == Level::Avx512Bf16,
-            "pairs are for processors that multiply them"
-        );
+        assert!(!pairs || level() == Level::Avx512Bf16, "a processor that multiplies pairs");
         let padding = padding(format, gather);
         let lattices = gather.lattices.iter().zip(panels);
         let (plans, products): (Vec<Plan>, Vec<(&Panels<'_>, Vec<Chunk>)>) = lattices
