@@ -1,7 +1,8 @@
 //! Convolutions of pictures whose channels lie last, and their gradients.
 //!
 //! In f32 they are products of gathered rows in packed panels, or, with 3 x 3 taps and stride 1, of transformed tiles
-//! with fewer multiplications; no matrix of columns is kept. The plain loops in f64 are what gradient checks run in, and the definition.
+//! with fewer multiplications; no matrix of columns is kept. The plain loops in f64 are what gradient checks run in, and
+//! the definition.
 
 use super::Float;
 use super::packed::gathered::{self, Gather, Lattice, Pictures, padded};

@@ -66,6 +66,22 @@ pub(super) unsafe fn filled<T: Float, S>(
     made
 }
 
+/// Changes `all` in pieces of `len`, as [`filled`] makes them; `body` reads what is there.
+///
+/// # Safety
+/// `body` writes nothing but numbers.
+pub(super) unsafe fn refilled<T: Float, S>(
+    (all, len): (&mut [T], usize),
+    scratch: impl Fn() -> S + Send + Sync,
+    body: impl Fn(&mut S, usize, &mut [MaybeUninit<T>]) + Send + Sync,
+) {
+    all.par_chunks_mut(len.max(1)).enumerate().for_each_init(scratch, |scratch, (i, piece)| {
+        // SAFETY: both have one layout, and the caller promises that numbers stay numbers.
+        let piece = unsafe { &mut *(std::ptr::from_mut(piece) as *mut [MaybeUninit<T>]) };
+        body(scratch, i, piece);
+    });
+}
+
 /// `n` zeros, written by all threads.
 pub fn zeros<T: Float>(n: usize) -> Vec<T> {
     made((n, ELEMENTS_PER_TASK * 8), || (), |(), _, _| {})

@@ -3,18 +3,18 @@
 //! Processors guess what a plain loop over memory wants next. They don't where a kernel makes 32 columns of a wide row,
 //! or where one task ends and the next begins; there the first touch of each line waits for memory.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+
 /// Bytes that come and go together.
+#[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
 /// Asks for what will be written soon. A line that no other processor has comes ready to be written.
 #[inline(always)]
 pub(super) fn to_write<T>(room: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    each_line(room, |line| {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-    });
+    ask::<_MM_HINT_T0, T>(room);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = room;
 }
@@ -23,22 +23,19 @@ pub(super) fn to_write<T>(room: &[T]) {
 #[inline(always)]
 pub(super) fn to_read<T>(slice: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    each_line(slice, |line| {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: as above.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
-    });
+    ask::<_MM_HINT_T1, T>(slice);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = slice;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn each_line<T>(slice: &[T], ask: impl Fn(*const i8)) {
+fn ask<const HINT: i32, T>(slice: &[T]) {
     let each = (LINE / size_of::<T>().max(1)).max(1);
-    slice.chunks(each).for_each(|line| ask(line.as_ptr().cast()));
     // A slice that begins inside of a line ends in one more.
-    if let Some(last) = slice.last() {
-        ask(std::ptr::from_ref(last).cast());
+    let lines = slice.chunks(each).map(<[T]>::as_ptr);
+    for line in lines.chain(slice.last().map(std::ptr::from_ref)) {
+        // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
+        unsafe { _mm_prefetch::<HINT>(line.cast()) };
     }
 }

@@ -8,8 +8,6 @@
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 
-use rayon::prelude::*;
-
 use super::super::dispatch::{Level, level};
 use super::super::threads;
 #[cfg(target_arch = "x86_64")]
@@ -151,13 +149,12 @@ pub fn add_product(
 ) {
     assert_eq!(y.len(), gather.result.len(), "a picture of the wrong size");
     let Some(work) = Work::new(format, x, gather, panels) else { return };
-    let pieces = y.par_chunks_mut(work.piece).enumerate();
-    pieces.for_each_init(Scratch::default, |scratch, (task, y)| {
-        // SAFETY: initialised numbers stay so, since a task writes numbers alone.
-        let y = unsafe { &mut *(std::ptr::from_mut(y) as *mut [MaybeUninit<f32>]) };
+    let body = |scratch: &mut Scratch, task, y: &mut [MaybeUninit<f32>]| {
         // SAFETY: `y` holds numbers.
         unsafe { work.task(scratch, task, y, true) };
-    });
+    };
+    // SAFETY: a task writes numbers alone.
+    unsafe { threads::refilled((y, work.piece), Scratch::default, body) };
 }
 
 /// What all tasks share.

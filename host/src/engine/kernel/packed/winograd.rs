@@ -138,10 +138,39 @@ impl Shape {
         self.result.height.div_ceil(2)
     }
 
+    /// The rows of pixels of the source `x` that the row of tiles `row` reads; `zeros` are those beyond it.
+    fn source_of<'a>(&self, row: usize, x: &'a [f32], zeros: &'a [f32]) -> Of<'a> {
+        let (picture, first) = (row / self.down(), row % self.down() * 2);
+        let read = |y: usize| {
+            line(self.source, (x, zeros), (picture, (first + y).checked_sub(self.padding)))
+        };
+        Of::Source([read(0), read(1), read(2), read(3)])
+    }
+
+    /// The rows of pixels of the result `y` that the row of tiles `row` makes; `zeros` is one beyond it.
+    fn result_of<'a>(&self, row: usize, y: &'a [f32], zeros: &'a [f32]) -> Of<'a> {
+        let (picture, first) = (row / self.down(), row % self.down() * 2);
+        let read = |at: usize| line(self.result, (y, zeros), (picture, Some(first + at)));
+        Of::Result([read(0), read(1)])
+    }
+
     /// Rows of tiles whose pixels are whole rows of pictures, one after the other, and how many those are.
     fn unit(&self) -> (usize, usize) {
         let height = self.result.height;
         if height.is_multiple_of(2) { (1, 2) } else { (self.down(), height) }
+    }
+}
+
+/// Row `y` of a picture, or `zeros` where it has none.
+fn line<'a>(
+    pictures: Pictures,
+    (x, zeros): (&'a [f32], &'a [f32]),
+    (picture, y): (usize, Option<usize>),
+) -> &'a [f32] {
+    let len = pictures.width * pictures.channels;
+    match y {
+        Some(y) if y < pictures.height => &x[(picture * pictures.height + y) * len..][..len],
+        _ => &zeros[..len],
     }
 }
 
@@ -166,16 +195,12 @@ pub fn product(x: &[f32], weight: &Weight, shape: Shape) -> Vec<f32> {
 pub fn add_product(x: &[f32], weight: &Weight, shape: Shape, y: &mut [f32]) {
     assert_eq!(y.len(), shape.result.len(), "a picture of the wrong size");
     let work = Work::new(x, weight, shape);
-    let pieces = y.par_chunks_mut(work.piece).enumerate();
-    pieces.for_each_init(
-        || work.scratch(),
-        |scratch, (task, y)| {
-            // SAFETY: initialised numbers stay so, since a task writes numbers alone.
-            let y = unsafe { &mut *(std::ptr::from_mut(y) as *mut [MaybeUninit<f32>]) };
-            // SAFETY: `y` holds numbers.
-            unsafe { work.task(scratch, task, y, true) };
-        },
-    );
+    let body = |scratch: &mut Scratch, task, y: &mut [MaybeUninit<f32>]| {
+        // SAFETY: `y` holds numbers.
+        unsafe { work.task(scratch, task, y, true) };
+    };
+    // SAFETY: a task writes numbers alone.
+    unsafe { threads::refilled((y, work.piece), || work.scratch(), body) };
 }
 
 /// What all tasks share.
@@ -231,8 +256,8 @@ impl<'a> Work<'a> {
         let Shape { result, .. } = self.shape;
         let (rows, lines) = self.shape.unit();
         let line = result.width * result.channels;
-        let each = |numbers: usize| numbers / (lines * line) * rows;
-        let (first, count) = (each(task * self.piece), each(y.len()));
+        let rows_of = |numbers: usize| numbers / (lines * line) * rows;
+        let (first, count) = (rows_of(task * self.piece), rows_of(y.len()));
         let most = (TILES / self.shape.across()).max(1);
         let mut done = 0;
         for start in (0..count).step_by(most) {
@@ -318,13 +343,7 @@ impl Scratch {
         self.words.resize(PLACES * place, 0);
         let (line, wide) = (source.width * channels, work.wide() * channels);
         for (at, row) in block.enumerate() {
-            let picture = &work.x[row / work.shape.down() * source.len() / source.batch..];
-            let first = (2 * (row % work.shape.down())).cast_signed() - padding.cast_signed();
-            let read = |y: isize| match usize::try_from(y) {
-                Ok(y) if y < source.height => &picture[y * line..][..line],
-                _ => self.zeros.as_slice(),
-            };
-            let of = Of::Source([read(first), read(first + 1), read(first + 2), read(first + 3)]);
+            let of = work.shape.source_of(row, work.x, &self.zeros);
             for (way, made) in self.lines.chunks_exact_mut(wide).enumerate() {
                 let made = &mut made[padding * channels..][..line];
                 dispatch(OverRows { of, way, channels, some: 0..channels, made });

@@ -13,7 +13,7 @@ use super::super::super::dispatch::dispatch;
 use super::super::super::threads;
 use super::super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 use super::Shape;
-use super::transform::{Of, OverColumns, OverRows, PLACES, TAPS, Taps};
+use super::transform::{OverColumns, OverRows, PLACES, TAPS, Taps};
 
 /// Words along the summed dimension in a block of two slices or more, about: of 64 channels they take 256 KiB. A block
 /// of one slice has twice as many.
@@ -261,18 +261,10 @@ fn transform(
     (lines, wide): (&mut [f32], usize),
 ) {
     let Shape { source, result, padding } = work.shape;
-    let (pictures, x) = if side.source { (source, work.x) } else { (result, work.dy) };
-    let picture = &x[row / work.shape.down() * pictures.len() / pictures.batch..];
-    let line = pictures.width * pictures.channels;
-    let (before, first) = (if side.source { padding } else { 0 }, row % work.shape.down() * 2);
-    let read = |y: usize| match (first + y).checked_sub(before) {
-        Some(y) if y < pictures.height => &picture[y * line..][..line],
-        _ => &zeros[..line],
-    };
-    let of = if side.source {
-        Of::Source([read(0), read(1), read(2), read(3)])
+    let (pictures, before, of) = if side.source {
+        (source, padding, work.shape.source_of(row, work.x, zeros))
     } else {
-        Of::Result([read(0), read(1)])
+        (result, 0, work.shape.result_of(row, work.dy, zeros))
     };
     let count = side.channels.len();
     for (way, made) in lines.chunks_exact_mut(wide).enumerate() {
