@@ -212,6 +212,17 @@ fn an_unknown_method_or_recipe_is_asked_wrongly() {
 }
 
 #[test]
+fn a_probe_of_a_block_that_the_backbone_lacks_is_asked_wrongly_before_the_run_begins() {
+    let place = Workplace::new();
+    train(&place, &["probe.layer=2"]).assert_ended(
+        2,
+        "`probe.layer = 2`: `vit` has 1 block here",
+        "`probe.layer=1`; 0 asks what the backbone gives in the end",
+    );
+    assert!(!place.path().join("runs").exists(), "nothing was begun");
+}
+
+#[test]
 fn a_folder_that_is_no_run_and_a_method_beside_resume_are_asked_wrongly() {
     pretext(&["train", "--resume", "no/run"])
         .assert_refused("`no/run` is not a run", "`pretext runs` lists those there are");

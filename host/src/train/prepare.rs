@@ -156,6 +156,7 @@ pub fn prepare_training(
         backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
+    check_layer(recipe, &session)?;
     state.move_to(&device)?;
     if !recipe.train.decay_vectors {
         exempt_vectors(&mut state);
@@ -194,6 +195,20 @@ pub fn prepare_training(
         training,
         spans,
     })
+}
+
+/// Refuses a `probe.layer` that the backbone lacks: probes would find out when the run has begun.
+fn check_layer(recipe: &Recipe, session: &Session) -> Result<()> {
+    let (layer, Some(backbone)) = (recipe.probe.layer, session.backbone()) else { return Ok(()) };
+    let depth = backbone.fact("depth").unwrap_or(0);
+    if layer as i64 <= depth {
+        return Ok(());
+    }
+    let (named, blocks) = (&recipe.backbone.kind, if depth == 1 { "block" } else { "blocks" });
+    Err(Error::asked_wrongly(format!(
+        "`probe.layer = {layer}`: `{named}` has {depth} {blocks} here"
+    ))
+    .hint(format!("`probe.layer={depth}`; 0 asks what the backbone gives in the end")))
 }
 
 /// Says that `n` samples make no step, and which of the two sizes to lower.
