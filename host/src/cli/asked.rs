@@ -7,6 +7,7 @@ use crate::config::{Draft, MethodTable, Recipe};
 use crate::module::registry::backbone_options;
 use crate::plugin::{Catalogue, Found};
 use crate::run::Run;
+use crate::train::resume;
 use crate::{Error, Result};
 
 /// A checked recipe and the plugin that has its method.
@@ -43,10 +44,12 @@ impl Asked {
         places: &Places,
     ) -> Result<(Self, Recipe)> {
         let catalogue = places.catalogue()?;
-        let asked = Self::resolve(&draft_of_run(folder, words)?, &catalogue)?;
+        let (draft, own) = (draft_of_run(folder, words)?, draft_of_run(folder, &[])?);
+        resume::check_method(own.method(), draft.method(), folder)?;
+        let asked = Self::resolve(&draft, &catalogue)?;
         let before = match words {
             [] => asked.recipe.clone(),
-            _ => Self::resolve(&draft_of_run(folder, &[])?, &catalogue)?.recipe,
+            _ => Self::resolve(&own, &catalogue)?.recipe,
         };
         Ok((asked, before))
     }

@@ -4,6 +4,7 @@
 //! have more slots than an older plugin knows of. The version of the package `pretext-plugin-api` is not
 //! compared: the contract has a version of its own, which the metadata were checked for.
 
+use std::error::Error as _;
 use std::fmt::Display;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -29,7 +30,11 @@ pub fn open(path: &Path, method: &str) -> Result<MethodTableRef> {
     let rebuild = "rebuild the plugin against this host's `pretext-plugin-api`";
     // SAFETY: the file holds a Rust `cdylib` with our metadata; its initialisers only register methods.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) }
-        .map_err(|error| named("can't be opened").because(error).hint(rebuild))?;
+        .map_err(|error| {
+            // What the system's loader said stands behind libloading's own words.
+            let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            named("can't be opened").because(said).hint(rebuild)
+        })?;
     let name = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
     // SAFETY: under this name abi_stable exports a header of this type; `upgrade` checks its magic.
     let header = unsafe { library.get::<AbiHeaderRef>(name) }

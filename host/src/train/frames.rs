@@ -224,12 +224,7 @@ impl<'a> Frames<'a> {
         let forward = Forward { tape, vars: &vars, training: false, stream };
         let inputs = [Input { name: name.to_owned(), value }];
         let output = format!("layer.{layer}");
-        let made = tape.no_grad(|| self.backbone.call(&forward, &inputs, &[&output]));
-        let made = made.map_err(|error| match self.backbone.fact("depth") {
-            Some(depth) if layer as i64 > depth => error
-                .hint(format!("the backbone has {depth} blocks: choose a layer from 1 to {depth}")),
-            _ => error,
-        })?;
+        let made = tape.no_grad(|| self.backbone.call(&forward, &inputs, &[&output]))?;
         made.into_iter().next().ok_or_else(|| Error::failed("the backbone gave nothing"))
     }
 }

@@ -10,7 +10,7 @@ use super::start::tensors_below;
 use crate::config::Recipe;
 use crate::module::Module;
 use crate::plugin::Found;
-use crate::run::NamedTensors;
+use crate::run::{NamedTensors, check_place};
 use crate::weights::{self, Sizes, Tensors};
 use crate::{Error, Result};
 
@@ -91,6 +91,9 @@ impl Kept<'_> {
     pub fn export(&self, format: &str, out: &Path) -> Result<Written> {
         let kind = &self.recipe.backbone.kind;
         weights::dialect(format, kind)?;
+        if format != "hf" {
+            check_place(out)?;
+        }
         let (checkpoint, warnings) = newest(self.folder)?;
         let step = checkpoint.step;
         let mut prepared = prepare_without_data(
@@ -120,6 +123,7 @@ impl Kept<'_> {
     /// # Errors
     /// When the run has no checkpoint or no such network, or the file can't be written.
     pub fn export_whole(&self, out: &Path) -> Result<Written> {
+        check_place(out)?;
         let (checkpoint, warnings) = newest(self.folder)?;
         let below = |network: Network| -> NamedTensors {
             let prefix = format!("{}.", network.word());

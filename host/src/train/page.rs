@@ -155,6 +155,8 @@ fn views(recipe: &Recipe, prepared: &Prepared) -> Result<ViewSheet> {
         prefetch: 1,
         end: Some(1),
         max_seconds: recipe.data.max_seconds,
+        // The run is over: what of its data is broken must not keep back its report.
+        max_broken_share: 1.0,
         units: prepared.units.clone(),
         ..LoaderOptions::default()
     };

@@ -13,7 +13,7 @@ use crate::data::units::Units;
 use crate::data::view::ViewPlan;
 use crate::engine::device;
 use crate::module::Forward;
-use crate::plugin::{Building, Course, Found, Session, Told, load};
+use crate::plugin::{AskedStage, Building, Course, Found, Session, StageFeatures, Told, load};
 use crate::run::Checkpoint;
 use crate::schedule::{Progress, Schedule};
 use crate::state::{Frozen, ParamId, State};
@@ -156,7 +156,7 @@ pub fn prepare_training(
         backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
-    check_layer(recipe, &session)?;
+    check_layers(recipe, &session, &course)?;
     state.move_to(&device)?;
     if !recipe.train.decay_vectors {
         exempt_vectors(&mut state);
@@ -197,18 +197,29 @@ pub fn prepare_training(
     })
 }
 
-/// Refuses a `probe.layer` that the backbone lacks: probes would find out when the run has begun.
-fn check_layer(recipe: &Recipe, session: &Session) -> Result<()> {
-    let (layer, Some(backbone)) = (recipe.probe.layer, session.backbone()) else { return Ok(()) };
+/// Refuses blocks that the backbone lacks, of probes and of stages: they would find out when the run has begun.
+fn check_layers(recipe: &Recipe, session: &Session, course: &Course) -> Result<()> {
+    let Some(backbone) = session.backbone() else { return Ok(()) };
     let depth = backbone.fact("depth").unwrap_or(0);
-    if layer as i64 <= depth {
-        return Ok(());
+    let missing = |layer: usize| layer as i64 > depth;
+    let has = format!(
+        "`{}` has {depth} {}",
+        recipe.backbone.kind,
+        if depth == 1 { "block" } else { "blocks" }
+    );
+    if missing(recipe.probe.layer) {
+        let message = format!("`probe.layer = {}`: {has} here", recipe.probe.layer);
+        return Err(Error::asked_wrongly(message)
+            .hint(format!("`probe.layer={depth}`; 0 asks what the backbone gives in the end")));
     }
-    let (named, blocks) = (&recipe.backbone.kind, if depth == 1 { "block" } else { "blocks" });
-    Err(Error::asked_wrongly(format!(
-        "`probe.layer = {layer}`: `{named}` has {depth} {blocks} here"
-    ))
-    .hint(format!("`probe.layer={depth}`; 0 asks what the backbone gives in the end")))
+    let mut stages = course.0.iter().flat_map(|training| &training.stages);
+    let lacks = |stage: &&AskedStage| match stage.features {
+        StageFeatures::Layer { layer, .. } => missing(layer),
+        _ => false,
+    };
+    let Some(stage) = stages.find(lacks) else { return Ok(()) };
+    let message = format!("the stage `{}` asks `{}`: {has} here", stage.name, stage.features);
+    Err(Error::asked_wrongly(message).hint(format!("choose a layer from 1 to {depth}")))
 }
 
 /// Says that `n` samples make no step, and which of the two sizes to lower.

@@ -134,6 +134,15 @@ fn changes(before: &Table, now: &Table) -> Vec<Change> {
     all.filter(|change| change.was != change.now).collect()
 }
 
+/// Refuses another method than the run's, whose recipe doesn't fit it: asked before that is found out.
+///
+/// # Errors
+/// When `now` is not what it `was`.
+pub fn check_method(was: &str, now: &str, run: &Path) -> Result<()> {
+    let of = |name: &str| Table::from_iter([("method".to_owned(), Value::from(name))]);
+    refuse_fixed(&changes(&of(was), &of(now)), run)
+}
+
 fn refuse_fixed(changes: &[Change], run: &Path) -> Result<()> {
     let Some(change) = changes.iter().find(|change| change.is_fixed()) else { return Ok(()) };
     Err(Error::asked_wrongly(format!(

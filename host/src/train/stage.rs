@@ -242,7 +242,7 @@ impl Stages<'_> {
         let all = stage.share >= 1.0;
         let mut census = Census::new(stage.clusters, data.class_names().len());
         let mut writer = Writer::new(&self.path(stage, "units"), n, 1)?;
-        let mut row = Vec::new();
+        let (mut row, mut without) = (Vec::new(), 0);
         for block in (0..n).collect::<Vec<_>>().chunks(BATCH) {
             self.go_on(stage)?;
             let made = if all { None } else { Some(frames.of(block)?.samples) };
@@ -252,11 +252,19 @@ impl Stages<'_> {
                 } else {
                     features.read(*index, &mut row)?;
                 }
+                without += usize::from(row.is_empty());
                 let nearest = codebook.nearest(&row);
                 let distance = nearest.distances.iter().map(|d| f64::from(*d)).sum();
                 census.add(&nearest.units, data.label(*index), distance);
                 writer.push(&nearest.units)?;
             }
+        }
+        if without > 0 {
+            self.warn(format!(
+                "{without} of {n} samples can't be read or are too short for a frame: the stage `{}` has no units of them, \
+                 and nothing is predicted there",
+                stage.name
+            ));
         }
         let (inputs, layout) = (inputs.to_owned(), features.layout());
         let figures = census.health().named();
