@@ -212,6 +212,13 @@ fn an_unknown_method_or_recipe_is_asked_wrongly() {
 }
 
 #[test]
+fn a_run_on_data_that_are_mostly_broken_ends_with_its_report_where_that_is_allowed() {
+    let place = images(13);
+    train(&place, &["data=images", "max_broken_share=1", "run=it"]).assert_done();
+    assert!(place.path().join("runs/it/report.html").is_file());
+}
+
+#[test]
 fn a_probe_of_a_block_that_the_backbone_lacks_is_asked_wrongly_before_the_run_begins() {
     let place = Workplace::new();
     train(&place, &["probe.layer=2"]).assert_ended(

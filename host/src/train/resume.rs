@@ -209,6 +209,16 @@ mod tests {
     }
 
     #[test]
+    fn a_run_keeps_its_method() {
+        let error = check_method("a", "b", Path::new("runs/it")).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "`method` can't change in a run that has begun: method = \"b\" (was \"a\")"
+        );
+        assert!(check_method("a", "a", Path::new("runs/it")).is_ok());
+    }
+
+    #[test]
     fn a_run_keeps_its_seed_and_its_backbone_but_not_its_rate() {
         let change = |old: &str, new: &str| {
             refuse_fixed(&changes(&table(old), &table(new)), Path::new("runs/it"))

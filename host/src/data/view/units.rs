@@ -218,6 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn a_sample_that_the_stage_has_no_units_of_has_no_known_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&folder.path().join("s.units"), 20, 1).unwrap();
+        for sample in 0..20 {
+            let own: &[u32] = if sample % 2 == 0 { &[] } else { &[7; 16] };
+            writer.push(own).unwrap();
+        }
+        let mut units = Units::default();
+        let about = About { layout: GRID, ..About::default() };
+        units.insert("s".to_owned(), writer.finish(&about).unwrap());
+        let batch = batch(&plan(crop(), 8), units).unwrap();
+        let known = batch.views[1].field("known").unwrap().values.u8();
+        for (place, sample) in batch.indices.iter().enumerate() {
+            assert_eq!(known[place * 16..][..16], [(sample % 2) as u8; 16]);
+        }
+    }
+
+    #[test]
     fn the_units_of_a_crop_are_those_of_the_place_it_shows() {
         let folder = tempfile::tempdir().unwrap();
         let plan = plan(crop().with("scale_max", 0.3), 16);
