@@ -199,8 +199,9 @@ pub fn prepare_training(
 
 /// Refuses blocks that the backbone lacks, of probes and of stages: they would find out when the run has begun.
 fn check_layers(recipe: &Recipe, session: &Session, course: &Course) -> Result<()> {
-    let Some(backbone) = session.backbone() else { return Ok(()) };
-    let depth = backbone.fact("depth").unwrap_or(0);
+    // A backbone that doesn't tell its depth is asked when the time comes.
+    let depth = session.backbone().and_then(|backbone| backbone.fact("depth"));
+    let Some(depth) = depth else { return Ok(()) };
     let missing = |layer: usize| layer as i64 > depth;
     let has = format!(
         "`{}` has {depth} {}",
