@@ -91,7 +91,7 @@ impl<'a> Frames<'a> {
     /// # Errors
     /// When the backbone refuses its input.
     pub(super) fn of(&mut self, indices: &[usize]) -> Result<Made> {
-        // A broken sample has no frames, and so no units; training never asks for them.
+        // A broken sample has no frames, and so no units: none of its tokens is known in training.
         let read = |index: &usize| self.prepared.data.sample(*index).ok();
         let samples: Vec<Option<Sample>> = indices.iter().map(read).collect();
         let mut made = match self.prepared.data.content() {

@@ -87,7 +87,8 @@ impl Kept<'_> {
     /// Writes the backbone to `out` as `format` has it.
     ///
     /// # Errors
-    /// When the run has no checkpoint or no such network, or the format can't hold its backbone.
+    /// When the run has no checkpoint or no such network, the format can't hold its backbone, or the file has no
+    /// folder.
     pub fn export(&self, format: &str, out: &Path) -> Result<Written> {
         let kind = &self.recipe.backbone.kind;
         weights::dialect(format, kind)?;
@@ -121,7 +122,7 @@ impl Kept<'_> {
     /// `teacher.`.
     ///
     /// # Errors
-    /// When the run has no checkpoint or no such network, or the file can't be written.
+    /// When the run has no checkpoint or no such network, or the file has no folder or can't be written.
     pub fn export_whole(&self, out: &Path) -> Result<Written> {
         check_place(out)?;
         let (checkpoint, warnings) = newest(self.folder)?;

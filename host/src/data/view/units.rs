@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// How far behind the last unit of a sound a token may lie, in seconds: networks round lengths otherwise.
 const BEHIND: f64 = 0.1;
 
-/// Parameters of `units@1`; fields `units` u32 `[B, N]`, and `known` u8 `[B, N]`, 0 in padding.
+/// Parameters of `units@1`; fields `units` u32 `[B, N]`, and `known` u8 `[B, N]`, 0 in padding and in samples without units.
 #[derive(Clone, Debug, PartialEq)]
 struct UnitsView {
     of: String,
@@ -57,8 +57,8 @@ impl BatchView for UnitsView {
 }
 
 impl UnitsView {
-    /// The units of the tokens of the sample at `place`, of those that aren't padding; none of a sample without units. `own` is room for
-    /// the sample's units.
+    /// The units of the tokens of the sample at `place`, of those that aren't padding; none where the stage has none of
+    /// the sample. `own` is room for the sample's units.
     fn row(
         &self,
         drawing: &Drawing<'_>,
