@@ -223,7 +223,7 @@ fn a_probe_of_a_block_that_the_backbone_lacks_is_asked_wrongly_before_the_run_be
     let place = Workplace::new();
     train(&place, &["probe.layer=2"]).assert_ended(
         2,
-        "`probe.layer = 2`: `vit` has 1 block here",
+        "`probe.layer = 2`: the last layer of `vit` is 1 here",
         "`probe.layer=1`; 0 asks what the backbone gives in the end",
     );
     assert!(!place.path().join("runs").exists(), "nothing was begun");

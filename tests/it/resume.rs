@@ -309,3 +309,16 @@ fn a_damaged_newest_checkpoint_is_named_by_every_command_that_passes_over_it() {
         assert!(done.stderr.contains(warning), "{words:?}: {}", done.stderr);
     }
 }
+
+#[test]
+fn a_run_that_goes_on_keeps_its_method_and_its_recipe() {
+    let place = Workplace::new();
+    place.pretext(&tiny(&["steps=10"])).assert_done();
+    let recipe = place.read("runs/it/recipe.toml");
+    place.pretext(&["train", "--resume", "runs/it", "method=swav"]).assert_ended(
+        2,
+        "`method` can't change in a run that has begun: method = \"swav\" (was \"dino\")",
+        "go on as it was with `pretext train --resume runs/it`, or start another run",
+    );
+    assert_eq!(place.read("runs/it/recipe.toml"), recipe);
+}

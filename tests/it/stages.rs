@@ -236,3 +236,16 @@ fn a_run_on_sound_keeps_its_stages_after_a_kill_and_gives_features_and_weights_o
     place.pretext(&["embed", "runs/it", "--out", "features.npy"]).assert_done();
     place.pretext(&["export", "runs/it", "--format", "hf", "--out", "hubert"]).assert_done();
 }
+
+#[test]
+fn a_stage_that_asks_for_a_layer_beyond_the_backbones_last_is_refused_before_the_run_begins() {
+    let place = Workplace::new();
+    for dry in [&[][..], &["--dry-run"]] {
+        place.pretext(&[TINY, &["options.layer=3"], dry].concat()).assert_ended(
+            2,
+            "the stage `units-2` asks for `layer.3`: the last layer of `vit` is 2 here",
+            "`backbone.depth=3`, or a layer up to 2 in the method's options",
+        );
+    }
+    assert!(!place.path().join("runs").exists(), "nothing was begun");
+}

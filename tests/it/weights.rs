@@ -265,6 +265,18 @@ fn weights_of_timm_go_through_a_run_and_come_out_for_timm_and_hugging_face() {
 fn a_hugging_face_folder_goes_through_a_run_and_comes_out_with_its_configuration() {
     let place = Workplace::new();
     run_from(&place, &stored("hf_vit").display().to_string(), &[]).assert_done();
+    place.write("taken", "a file");
+    let words = ["export", "runs/it", "--which", "student"];
+    place.pretext(&[&words[..], &["--format", "hf", "--out", "taken"]].concat()).assert_refused(
+        "`taken` is a file, and `hf` is written as a folder",
+        "name a folder, such as `--out taken-hf`",
+    );
+    for heads in [&[][..], &["--heads"]] {
+        let place_of = ["--out", "nowhere/x.safetensors"];
+        place
+            .pretext(&[&words[..], &place_of, heads].concat())
+            .assert_refused("there is no folder `nowhere`", "make it with `mkdir -p nowhere`");
+    }
     export(&place, "hf", "folder");
     let written = tensors(&place.path().join("folder/model.safetensors"));
     assert_same(&written, &tensors(&stored("hf_vit/model.safetensors")));
@@ -396,6 +408,12 @@ fn features_of_the_identity_are_the_vectors_themselves_with_labels_and_names() {
         "the backbone `identity` has no weights",
         "train one that has, such as `backbone=vit`",
     );
+    place.pretext(&[&words[..], &small, &["run=next", "probe.layer=1"]].concat()).assert_ended(
+        2,
+        "`probe.layer = 1`: `identity` has no layers",
+        "`probe.layer=0`, which asks what the backbone gives in the end",
+    );
+    assert!(!place.path().join("runs/next").exists(), "nothing was begun");
     place.pretext(&["embed", "runs/it", "--out", "f.safetensors"]).assert_done();
     let features = tensors(&place.path().join("f.safetensors"));
     assert_eq!(elements(&features["features"]), elements(&vectors));

@@ -44,14 +44,15 @@ impl Asked {
         places: &Places,
     ) -> Result<(Self, Recipe)> {
         let catalogue = places.catalogue()?;
-        let (draft, own) = (draft_of_run(folder, words)?, draft_of_run(folder, &[])?);
+        let own = draft_of_run(folder, &[])?;
+        if words.is_empty() {
+            let asked = Self::resolve(&own, &catalogue)?;
+            let before = asked.recipe.clone();
+            return Ok((asked, before));
+        }
+        let draft = draft_of_run(folder, words)?;
         resume::check_method(own.method(), draft.method(), folder)?;
-        let asked = Self::resolve(&draft, &catalogue)?;
-        let before = match words {
-            [] => asked.recipe.clone(),
-            _ => Self::resolve(&own, &catalogue)?.recipe,
-        };
-        Ok((asked, before))
+        Ok((Self::resolve(&draft, &catalogue)?, Self::resolve(&own, &catalogue)?.recipe))
     }
 
     fn resolve(draft: &Draft, catalogue: &Catalogue) -> Result<Self> {

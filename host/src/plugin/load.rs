@@ -30,15 +30,11 @@ pub fn open(path: &Path, method: &str) -> Result<MethodTableRef> {
     let rebuild = "rebuild the plugin against this host's `pretext-plugin-api`";
     // SAFETY: the file holds a Rust `cdylib` with our metadata; its initialisers only register methods.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) }
-        .map_err(|error| {
-            // What the system's loader said stands behind libloading's own words.
-            let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            named("can't be opened").because(said).hint(rebuild)
-        })?;
+        .map_err(|error| named("can't be opened").because(said(&error)).hint(rebuild))?;
     let name = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
     // SAFETY: under this name abi_stable exports a header of this type; `upgrade` checks its magic.
     let header = unsafe { library.get::<AbiHeaderRef>(name) }
-        .map_err(|error| named("exports no plugin header").because(error).hint(rebuild))?;
+        .map_err(|error| named("exports no plugin header").because(said(&error)).hint(rebuild))?;
     let header = *header;
     // The library is never unloaded, so its statics stay.
     let _ = ManuallyDrop::new(library);
@@ -60,6 +56,11 @@ pub fn open(path: &Path, method: &str) -> Result<MethodTableRef> {
             name == Some(method)
         })
         .ok_or_else(|| named(&format!("does not hold the method `{method}`")).hint(rebuild))
+}
+
+/// What the system's loader said: it stands behind libloading's own words.
+fn said(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Whether a plugin that was compiled against `plugin` finds in `host` what it relies on; else the first

@@ -31,13 +31,12 @@ pub(super) struct Frames<'a> {
     features: StageFeatures,
     precision: Precision,
     backbone: Rc<dyn Module>,
-    /// Whether the method sees sounds with mean 0 and variance 1.
     /// Whether each sample's features get mean 0 and deviation 1 over its frames, where it has two or more.
     standardise: bool,
     resample: Resample,
 }
 
-/// The features of one sample, `[F, D]`; empty for a sample that can't be read.
+/// The features of one sample, `[F, D]`; empty for a sample that can't be read or is shorter than a frame.
 pub(super) type SampleFrames = Vec<f32>;
 
 /// Features of several samples.
@@ -91,7 +90,7 @@ impl<'a> Frames<'a> {
     /// # Errors
     /// When the backbone refuses its input.
     pub(super) fn of(&mut self, indices: &[usize]) -> Result<Made> {
-        // A broken sample has no frames, and so no units: none of its tokens is known in training.
+        // A broken sample has no frames, as one shorter than a frame, and so no units: none of its tokens is known in training.
         let read = |index: &usize| self.prepared.data.sample(*index).ok();
         let samples: Vec<Option<Sample>> = indices.iter().map(read).collect();
         let mut made = match self.prepared.data.content() {

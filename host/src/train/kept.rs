@@ -91,9 +91,14 @@ impl Kept<'_> {
     /// folder.
     pub fn export(&self, format: &str, out: &Path) -> Result<Written> {
         let kind = &self.recipe.backbone.kind;
-        weights::dialect(format, kind)?;
-        if format != "hf" {
+        let dialect = weights::dialect(format, kind)?;
+        if !dialect.is_some_and(weights::Dialect::is_folder) {
             check_place(out)?;
+        } else if out.is_file() {
+            let message =
+                format!("`{}` is a file, and `{format}` is written as a folder", out.display());
+            return Err(Error::asked_wrongly(message)
+                .hint(format!("name a folder, such as `--out {}-{format}`", out.display())));
         }
         let (checkpoint, warnings) = newest(self.folder)?;
         let step = checkpoint.step;

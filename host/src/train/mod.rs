@@ -9,6 +9,7 @@ mod finish;
 mod frames;
 pub mod inputs;
 pub mod kept;
+mod layers;
 mod on_device;
 pub mod optimizer;
 mod pace;

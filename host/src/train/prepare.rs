@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::layers;
 use super::optimizer::{Clip, Optimizer, Rule};
 use super::start::Start;
 use super::step::{Learner, Rules, Trainer};
@@ -13,7 +14,7 @@ use crate::data::units::Units;
 use crate::data::view::ViewPlan;
 use crate::engine::device;
 use crate::module::Forward;
-use crate::plugin::{AskedStage, Building, Course, Found, Session, StageFeatures, Told, load};
+use crate::plugin::{Building, Course, Found, Session, Told, load};
 use crate::run::Checkpoint;
 use crate::schedule::{Progress, Schedule};
 use crate::state::{Frozen, ParamId, State};
@@ -156,7 +157,6 @@ pub fn prepare_training(
         backbone_options,
     };
     let Building { mut state, averages, .. } = session.build(building)?;
-    check_layers(recipe, &session, &course)?;
     state.move_to(&device)?;
     if !recipe.train.decay_vectors {
         exempt_vectors(&mut state);
@@ -195,32 +195,6 @@ pub fn prepare_training(
         training,
         spans,
     })
-}
-
-/// Refuses blocks that the backbone lacks, of probes and of stages: they would find out when the run has begun.
-fn check_layers(recipe: &Recipe, session: &Session, course: &Course) -> Result<()> {
-    // A backbone that doesn't tell its depth is asked when the time comes.
-    let depth = session.backbone().and_then(|backbone| backbone.fact("depth"));
-    let Some(depth) = depth else { return Ok(()) };
-    let missing = |layer: usize| layer as i64 > depth;
-    let has = format!(
-        "`{}` has {depth} {}",
-        recipe.backbone.kind,
-        if depth == 1 { "block" } else { "blocks" }
-    );
-    if missing(recipe.probe.layer) {
-        let message = format!("`probe.layer = {}`: {has} here", recipe.probe.layer);
-        return Err(Error::asked_wrongly(message)
-            .hint(format!("`probe.layer={depth}`; 0 asks what the backbone gives in the end")));
-    }
-    let mut stages = course.0.iter().flat_map(|training| &training.stages);
-    let lacks = |stage: &&AskedStage| match stage.features {
-        StageFeatures::Layer { layer, .. } => missing(layer),
-        _ => false,
-    };
-    let Some(stage) = stages.find(lacks) else { return Ok(()) };
-    let message = format!("the stage `{}` asks `{}`: {has} here", stage.name, stage.features);
-    Err(Error::asked_wrongly(message).hint(format!("choose a layer from 1 to {depth}")))
 }
 
 /// Says that `n` samples make no step, and which of the two sizes to lower.
@@ -459,6 +433,7 @@ pub struct Plan {
 pub fn plan_lines(recipe: &Recipe, plugin: &Found) -> Result<Plan> {
     let mut prepared = prepare(recipe, plugin)?;
     // What a run would be refused for is refused here too.
+    layers::check(recipe, &prepared)?;
     Start::read(recipe, &prepared.session, &prepared.trainer)?;
     if !recipe.run.is_empty() {
         crate::run::check_name(&recipe.run)?;

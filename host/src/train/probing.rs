@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::evaluate::{Answer, Evaluation, Figures};
 use super::inputs::{Form, Wanted};
+use super::layers;
 use super::prepare::Prepared;
 use crate::config::Recipe;
 use crate::module::Module;
@@ -37,9 +38,12 @@ impl Baselines {
 /// What `prepared`'s backbone is asked about.
 ///
 /// # Errors
-/// When no sample can be read.
+/// When no sample can be read, or the backbone lacks the layer that is asked.
 pub fn evaluation(recipe: &Recipe, prepared: &Prepared) -> Result<Evaluation> {
     let Prepared { data, test, plan, .. } = prepared;
+    if let Some(backbone) = prepared.session.backbone() {
+        layers::check_probe(recipe, &*backbone)?;
+    }
     Evaluation::new(data, test.as_ref(), &wanted(recipe, prepared), plan.grid.clone(), recipe)
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::evaluate::Evaluation;
 use super::event::{Event, Observer, StepReport};
 use super::finish::{Ending, Work, finish};
+use super::layers;
 use super::pace::Pace;
 use super::prepare::{Opened, Prepared, checkpoint, describe, prepare_training};
 use super::probing::{Baselines, already_asked, ask, ask_fully, evaluation, write_figures};
@@ -59,6 +60,7 @@ pub fn run(
     request.resume.iter().try_for_each(|resume| resume.check(recipe))?;
     let opened = Opened::new(recipe)?;
     let mut prepared = prepare_training(recipe, request.plugin, &opened, 0)?;
+    layers::check(recipe, &prepared)?;
     // Weights that don't fit are refused before there is a folder; a run that goes on may not need them.
     let read = |prepared: &Prepared| Start::read(recipe, &prepared.session, &prepared.trainer);
     let start = if request.resume.is_none() { Some(read(&prepared)?) } else { None };

@@ -17,6 +17,9 @@ use crate::run::disk::sha256;
 use crate::store::{About, Element, Layout, Store, Writer};
 use crate::{Error, Result};
 
+/// Samples that a warning names.
+const NAMED: usize = 3;
+
 /// What a stage is run with.
 pub(super) struct Stages<'a> {
     /// The run folder.
@@ -195,7 +198,8 @@ impl Stages<'_> {
             }
         }
         let writer = writer.ok_or_else(|| {
-            Error::failed(format!("the stage `{}` could read no sample", stage.name))
+            Error::failed(format!("the stage `{}` found no features in any sample", stage.name))
+                .because("each can't be read or is shorter than a frame")
                 .hint("`pretext data info PATH` says what is broken")
         })?;
         writer.finish(&about)
@@ -242,7 +246,7 @@ impl Stages<'_> {
         let all = stage.share >= 1.0;
         let mut census = Census::new(stage.clusters, data.class_names().len());
         let mut writer = Writer::new(&self.path(stage, "units"), n, 1)?;
-        let (mut row, mut without) = (Vec::new(), 0);
+        let (mut row, mut without) = (Vec::new(), Vec::new());
         for block in (0..n).collect::<Vec<_>>().chunks(BATCH) {
             self.go_on(stage)?;
             let made = if all { None } else { Some(frames.of(block)?.samples) };
@@ -252,22 +256,29 @@ impl Stages<'_> {
                 } else {
                     features.read(*index, &mut row)?;
                 }
-                without += usize::from(row.is_empty());
+                if row.is_empty() {
+                    without.push(*index);
+                }
                 let nearest = codebook.nearest(&row);
                 let distance = nearest.distances.iter().map(|d| f64::from(*d)).sum();
                 census.add(&nearest.units, data.label(*index), distance);
                 writer.push(&nearest.units)?;
             }
         }
-        if without > 0 {
+        let mut figures = census.health().named();
+        if !without.is_empty() {
+            let named: Vec<_> = without.iter().take(NAMED).map(|index| data.name(*index)).collect();
+            let more = if without.len() > NAMED { ", ..." } else { "" };
             self.warn(format!(
-                "{without} of {n} samples can't be read or are too short for a frame: the stage `{}` has no units of them, \
-                 and nothing is predicted there",
-                stage.name
+                "the stage `{}` has no units of {} of {n} samples, which can't be read or are shorter than a frame: \
+                 {}{more}",
+                stage.name,
+                without.len(),
+                named.join(", ")
             ));
+            figures.push(("samples_without_units".to_owned(), without.len() as f64));
         }
         let (inputs, layout) = (inputs.to_owned(), features.layout());
-        let figures = census.health().named();
         writer.finish(&About { inputs, layout, clusters: stage.clusters, figures })
     }
 }

@@ -82,6 +82,14 @@ pub struct Dialect {
     pub config: Option<fn(tensors: &Tensors, sizes: &Sizes<'_>) -> Result<Value>>,
 }
 
+impl Dialect {
+    /// Whether it is written as a folder.
+    #[must_use]
+    pub const fn is_folder(&self) -> bool {
+        self.config.is_some()
+    }
+}
+
 /// Every dialect.
 pub const DIALECTS: &[&Dialect] =
     &[&timm_vit::DIALECT, &hf_vit::DIALECT, &timm_resnet::DIALECT, &hf_wave::DIALECT];

@@ -109,7 +109,7 @@ impl Method for Hubert {
         let logits = self.head.logits(tokens);
         let rows = logits.cross_entropy(units, self.temperature);
         let loss = objective::predict(rows, mask, known, self.weights);
-        step.metric("accuracy_masked", objective::accuracy(logits, units, mask))?;
+        step.metric("accuracy_masked", objective::accuracy(logits, units, mask, known))?;
         step.metric("units_said", objective::said(logits, known, self.temperature))?;
         let Some(frames) = frames else { return Ok(loss) };
         let penalty = objective::penalty(frames);

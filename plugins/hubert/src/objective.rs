@@ -15,8 +15,8 @@ pub(crate) struct Weights {
 ///
 /// `(w_m sum_{t hidden} H_t + w_u sum_{t shown} H_t) / N`, N the number of frames with a weight above 0.
 ///
-/// `rows` is H `[R]`, `mask` u8 `[R]` says what is hidden, `known` u8 `[R]` which frames have a unit: those
-/// of the padding have none and never count.
+/// `rows` is H `[R]`, `mask` u8 `[R]` says what is hidden, `known` u8 `[R]` which frames have a unit: the others, such as
+/// those of the padding, never count.
 pub(crate) fn predict(rows: Tensor, mask: Tensor, known: Tensor, weights: Weights) -> Tensor {
     let Weights { masked, unmasked } = weights;
     let pick = |masked: f64, unmasked: f64| {
@@ -37,12 +37,12 @@ pub(crate) fn penalty(frames: Tensor) -> Tensor {
     frames.square().mean(&[], false)
 }
 
-/// The share of hidden frames whose unit is said: logits `[R, K]`, units u32 `[R]`, mask u8 `[R]`.
-pub(crate) fn accuracy(logits: Tensor, units: Tensor, mask: Tensor) -> Tensor {
+/// The share of hidden frames with a unit whose unit is said: logits `[R, K]`, units u32 `[R]`, mask and known u8 `[R]`.
+pub(crate) fn accuracy(logits: Tensor, units: Tensor, mask: Tensor, known: Tensor) -> Tensor {
     no_grad(|| {
         let (ones, zeros) = (ones(logits.max(-1, false)), zeros(logits.max(-1, false)));
         let right = Tensor::choose(logits.argmax(-1).equal(units), ones, zeros);
-        let hidden = Tensor::choose(mask, ones, zeros);
+        let hidden = Tensor::choose(known, Tensor::choose(mask, ones, zeros), zeros);
         (right * hidden).sum(&[], false) / hidden.sum(&[], false).clamp(1.0, f64::MAX)
     })
 }

@@ -22,7 +22,7 @@ struct SpanMask {
     min_spans: usize,
     /// Whether spans may overlap.
     overlap: bool,
-    /// Whether every sample of a batch hides as many tokens as the one that hides fewest.
+    /// Whether every sample of a batch hides as many tokens as the one that hides fewest, of those with two tokens or more.
     same_count: bool,
 }
 
@@ -75,6 +75,15 @@ impl SpanMask {
     }
 }
 
+/// Leaves as many tokens of every sample hidden as of the one that hides fewest; which ones is drawn. A sample that can hide
+/// none doesn't count: it must not uncover all the others.
+fn uncover(hidden: &mut [Vec<usize>], streams: &mut [Stream]) {
+    let least = hidden.iter().map(Vec::len).filter(|n| *n > 0).min().unwrap_or(0);
+    for (row, stream) in hidden.iter_mut().zip(streams).filter(|(row, _)| !row.is_empty()) {
+        *row = stream.choose(row.len(), least).into_iter().map(|i| row[i]).collect();
+    }
+}
+
 impl BatchView for SpanMask {
     fn of(&self) -> Option<&str> {
         Some(&self.of)
@@ -99,10 +108,7 @@ impl BatchView for SpanMask {
                 .map(|(stream, frames)| self.row(*frames, stream))
                 .collect();
             if self.same_count {
-                let least = hidden.iter().map(Vec::len).min().unwrap_or(0);
-                for (row, stream) in hidden.iter_mut().zip(&mut streams) {
-                    *row = stream.choose(row.len(), least).into_iter().map(|i| row[i]).collect();
-                }
+                uncover(&mut hidden, &mut streams);
             }
             let rows = hidden.iter().map(|hidden| {
                 let mut row = vec![0; width];
@@ -166,6 +172,19 @@ mod tests {
         }
         for (frames, hidden) in [(10, 9), (2, 1), (1, 0), (0, 0)] {
             assert_eq!(plain.row(frames, &mut stream).len(), hidden, "{frames} tokens");
+        }
+    }
+
+    #[test]
+    fn a_batch_hides_as_many_tokens_of_each_sample_as_of_the_one_with_fewest_but_for_one_that_hides_none()
+     {
+        let rows = [vec![1, 2, 3, 7, 8], vec![], vec![4, 5, 6]];
+        let mut hidden = rows.clone();
+        let mut streams: Vec<_> = (0..3).map(|row| Stream::new(0, "spans", 2, row)).collect();
+        uncover(&mut hidden, &mut streams);
+        assert_eq!(hidden.each_ref().map(Vec::len), [3, 0, 3]);
+        for (left, row) in hidden.iter().zip(&rows) {
+            assert!(left.iter().all(|token| row.contains(token)), "{left:?} of {row:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use super::block_avx512;
 use super::dispatch::{Kernel, dispatch};
 #[cfg(target_arch = "x86_64")]
 use super::dispatch::{Level, level};
-use super::packed::tile::{self, Operands, Place, Segment, Target};
+use super::packed::tile::{self, Operands, Places, Segment, Target};
 
 /// The left operand: element (i, k) is `data[i row_stride + k inner_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -81,14 +81,13 @@ pub fn product_f32(a: Left<'_, f32>, b: &[f32], product: &Product, c: &mut [f32]
     let segment = [Segment { left: 0, right: 0, len: inner }];
     let operands = Operands::new((a.data, a.inner_stride), (b, b_stride), &segment);
     let whole = cols / tile::COLUMNS * tile::COLUMNS;
-    for column in (0..whole).step_by(tile::COLUMNS) {
-        let mut target = Target::numbers(&mut c[column..], tile::COLUMNS, add);
-        for row in (0..rows).step_by(tile::ROWS) {
-            let places: [Place; tile::ROWS] =
-                std::array::from_fn(|r| [(row + r) * a.row_stride, (row + r) * c_stride]);
-            operands.make(&places[..tile::ROWS.min(rows - row)], column, &mut target);
+    let place = |row: usize| [row * a.row_stride, row * c_stride];
+    Places::of(rows, place, |places| {
+        for column in (0..whole).step_by(tile::COLUMNS) {
+            let mut target = Target::numbers(&mut c[column..], tile::COLUMNS, add);
+            operands.make(places, column, &mut target);
         }
-    }
+    });
     if whole < cols {
         let product = &Product { cols: cols - whole, ..*product };
         let b = b.get(whole..).unwrap_or_default();

@@ -8,7 +8,7 @@ use super::super::attention::{
     forward_by, put_rows, score_gradients,
 };
 use super::super::threads::Shared;
-use super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
+use super::{Format, HEIGHT, Left, Panels, WIDTH, lanes, multiply, pack};
 
 /// As [`super::super::attention::attention`].
 ///
@@ -84,7 +84,7 @@ impl Room {
         let height = format.words(x.rows);
         let words = self.words(x.columns.div_ceil(HEIGHT) * HEIGHT * height);
         let tiles = (&mut *words, HEIGHT * height);
-        pack::interleave::<HEIGHT>(format, tiles, (x.numbers(), x.stride), (0, x.columns));
+        pack::interleave(format, HEIGHT, tiles, (x.numbers(), x.stride), (0, x.columns));
         let words = Cow::Borrowed(&*words);
         Left { words, format, rows: x.columns, k: x.rows, tiled: true, stride: 0 }
     }
@@ -94,8 +94,8 @@ impl Room {
         let format = self.format;
         let height = format.words(x.rows);
         let words = self.words(x.columns.div_ceil(WIDTH) * WIDTH * height);
-        let panels = (words, WIDTH * height);
-        pack::interleave::<WIDTH>(format, panels, (x.numbers(), x.stride), (0, x.columns));
+        let panels = (words, lanes() * height);
+        pack::interleave(format, lanes(), panels, (x.numbers(), x.stride), (0, x.columns));
     }
 
     /// Packs the transpose of `x` as a right operand; where rows are missing in the last 16 columns there are zeros.
@@ -105,13 +105,13 @@ impl Room {
         let words = self.words(x.rows.div_ceil(WIDTH) * panel);
         let rows = x.numbers().chunks(WIDTH * x.stride);
         for (words, rows) in words.chunks_exact_mut(panel).zip(rows) {
-            pack::columns(format, words, (rows, x.stride), x.columns);
+            pack::columns((format, lanes()), words, (rows, x.stride), x.columns);
         }
     }
 
     /// What was packed, `[k, n]`.
     fn right(&self, k: usize, n: usize) -> Panels<'_> {
-        Panels { words: Cow::Borrowed(&self.words), format: self.format, k, n }
+        Panels { words: Cow::Borrowed(&self.words), format: self.format, lanes: lanes(), k, n }
     }
 }
 

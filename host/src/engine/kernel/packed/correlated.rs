@@ -15,7 +15,7 @@ use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::correlated_avx512;
 use super::gathered::Gather;
-use super::tile::{self, Operands, Place, Segment, Target};
+use super::tile::{self, Operands, Places, Segment, Target};
 use super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
 
 /// Words along the summed dimension in a block, about: a panel of so many has 24 KiB.
@@ -187,7 +187,7 @@ impl Work<'_> {
             row.clear();
             row.extend_from_slice(&self.dy[line * width * m..(line + 1) * width * m]);
             let left = (&mut words[at * HEIGHT * each..], HEIGHT * height);
-            pack::interleave::<HEIGHT>(self.format, left, (row, m), (0, m));
+            pack::interleave(self.format, HEIGHT, left, (row, m), (0, m));
         }
         words
     }
@@ -264,7 +264,8 @@ impl Space {
         for start in &self.starts {
             right.extend_from_slice(&self.source[*start..][..words * WIDTH]);
         }
-        let right = Panels { words: Cow::Owned(right), format: left.format, k: left.k, n: WIDTH };
+        let words = Cow::Owned(right);
+        let right = Panels { words, format: left.format, lanes: WIDTH, k: left.k, n: WIDTH };
         multiply(left, 0, &right, part, true);
         self.right = right.words.into_owned();
     }
@@ -347,16 +348,13 @@ fn add(
     segments.extend(steps.zip(starts).map(|(left, right)| Segment { left, right: *right, len }));
     let numbers = (bytemuck::cast_slice(&left.words), HEIGHT);
     let operands = Operands::new(numbers, (bytemuck::cast_slice(words), WIDTH), segments);
-    for column in (0..WIDTH).step_by(tile::COLUMNS) {
-        let mut target = Target::numbers(&mut c[column..], tile::COLUMNS, true);
-        for row in (0..left.rows).step_by(tile::ROWS) {
-            let place = row / HEIGHT * depth * HEIGHT + row % HEIGHT;
-            let places: [Place; tile::ROWS] =
-                std::array::from_fn(|r| [place + r, (row + r) * WIDTH]);
-            let places = &places[..tile::ROWS.min(left.rows - row)];
+    let place = |row: usize| [row / HEIGHT * depth * HEIGHT + row % HEIGHT, row * WIDTH];
+    Places::of(left.rows, place, |places| {
+        for column in (0..WIDTH).step_by(tile::COLUMNS) {
+            let mut target = Target::numbers(&mut c[column..], tile::COLUMNS, true);
             operands.make(places, column, &mut target);
         }
-    }
+    });
 }
 
 /// Where a plane's words lie.
@@ -408,14 +406,14 @@ fn push_plane(
         pair.clear();
         pair.resize(count, 0.0);
         pair.extend_from_slice(&row[..count]);
-        pack::interleave::<WIDTH>(format, to.from(made), (pair, count), (0, count));
+        pack::interleave(format, WIDTH, to.from(made), (pair, count), (0, count));
         (pixel, made) = (pixel + stride, made + 1);
     }
     let (row, step) = (row(pixel).unwrap_or_default(), stride * count);
     let most = ((to.depth - made) * group).min(row.len().div_ceil(step));
     if most > 0 {
         let row = &row[..row.len().min(most * step)];
-        pack::interleave::<WIDTH>(format, to.from(made), (row, step), (0, count));
+        pack::interleave(format, WIDTH, to.from(made), (row, step), (0, count));
     }
     to.clear(made + most.div_ceil(group)..to.depth);
 }

@@ -63,6 +63,83 @@ struct Space {
     before: Vec<f32>,
 }
 
+impl Space {
+    /// Prepares for `count` rows of `hidden` numbers between the maps; f32 needs no words beside them.
+    fn resize(&mut self, format: Format, count: usize, hidden: usize) {
+        self.hidden.resize(count * hidden, 0.0);
+        let words = if format == Format::F32 { 0 } else { count * format.words(hidden) };
+        self.words.resize(words, 0);
+        self.kept.resize(format.kept().words(hidden), 0);
+        self.before.resize(hidden, 0.0);
+    }
+
+    /// Adds `bias` to the rows between the maps and takes their GELU; `keep` gets the number of each row and the words of
+    /// what GELU took.
+    fn activate(
+        &mut self,
+        format: Format,
+        bias: Option<&[f32]>,
+        hidden: usize,
+        mut keep: impl FnMut(usize, &[u32]),
+    ) {
+        let mut words = self.words.chunks_exact_mut(format.words(hidden));
+        for (row, h) in self.hidden.chunks_exact_mut(hidden).enumerate() {
+            add_bias(h, bias);
+            if format == Format::F32 {
+                keep(row, bytemuck::cast_slice(h));
+                gelu::in_place(h);
+                continue;
+            }
+            write_row(format.kept(), &mut self.kept, h);
+            keep(row, &self.kept);
+            // GELU of what is kept, whose slope the backward pass takes.
+            read_row(format.kept(), &self.kept, h);
+            gelu::in_place(h);
+            write_row(format, words.next().expect("words of every row"), h);
+        }
+    }
+
+    /// Takes the gradients between the maps back through GELU and adds them to `sums`; `kept` are the rows of what GELU
+    /// took, and become GELU of it. `put` gets the number of each row and the words of its gradient as they are kept.
+    fn turn(
+        &mut self,
+        format: Format,
+        hidden: usize,
+        (kept, sums): (&mut [u32], &mut [f32]),
+        mut put: impl FnMut(usize, &[u32]),
+    ) {
+        let kept = kept.chunks_exact_mut(format.kept().words(hidden));
+        let mut words = self.words.chunks_exact_mut(format.words(hidden));
+        for (row, (dh, kept)) in self.hidden.chunks_exact_mut(hidden).zip(kept).enumerate() {
+            if format == Format::F32 {
+                gelu::turn(bytemuck::cast_slice_mut(kept), dh, sums);
+                put(row, bytemuck::cast_slice(dh));
+                continue;
+            }
+            read_row(format.kept(), kept, &mut self.before);
+            gelu::turn(&mut self.before, dh, sums);
+            write_row(format.kept(), kept, &self.before);
+            let words = words.next().expect("words of every row");
+            write_row(format, words, dh);
+            if format == format.kept() {
+                put(row, words);
+            } else {
+                write_row(format.kept(), &mut self.kept, dh);
+                put(row, &self.kept);
+            }
+        }
+    }
+
+    /// What lies between the maps as the left operand of the second product.
+    fn between(&self, format: Format, count: usize, hidden: usize) -> Left<'_> {
+        let words = match format {
+            Format::F32 => bytemuck::cast_slice(&self.hidden),
+            Format::Rounded | Format::Bf16 => self.words.as_slice(),
+        };
+        Left::from_words(format, words, count, hidden)
+    }
+}
+
 /// The result `[rows, outputs]`, and, where it `keeps` them, the words ([`Format::kept`]) of what GELU took.
 ///
 /// # Panics
@@ -75,29 +152,20 @@ pub fn forward(
     keeps: bool,
 ) -> (Vec<f32>, Vec<u32>) {
     let Sizes { rows, inputs, hidden, outputs } = sizes;
-    let (height, kept_height) = (format.words(hidden), format.kept().words(hidden));
+    let kept_height = format.kept().words(hidden);
     let first = Panels::from_columns(format, maps.w1, hidden, inputs);
     let second = Panels::from_columns(format, maps.w2, outputs, hidden);
     let piece = |space: &mut Space, task: usize, y: &mut [f32], kept: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, y.len() / outputs);
-        space.hidden.resize(count * hidden, 0.0);
-        space.words.resize(count * height, 0);
-        space.kept.resize(kept_height, 0);
+        space.resize(format, count, hidden);
         multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
-        let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
-        for (row, (h, words)) in (at..).zip(rows) {
-            add_bias(h, maps.b1);
-            write_row(format.kept(), &mut space.kept, h);
+        space.activate(format, maps.b1, hidden, |row, words| {
             if keeps {
                 // SAFETY: every row of words is put once, by the piece it belongs to.
-                unsafe { kept.put(row * kept_height, &space.kept) };
+                unsafe { kept.put((at + row) * kept_height, words) };
             }
-            // GELU of what is kept, whose slope the backward pass takes.
-            read_row(format.kept(), &space.kept, h);
-            gelu::in_place(h);
-            write_row(format, words, h);
-        }
-        multiply(&Left::from_words(format, &space.words, count, hidden), 0, &second, y, false);
+        });
+        multiply(&space.between(format, count, hidden), 0, &second, y, false);
         add_bias(y, maps.b2);
     };
     let mut y = Vec::new();
@@ -130,7 +198,7 @@ pub fn backward(
     finish: impl Fn(usize, &mut [f32]) + Sync,
 ) -> (Vec<f32>, Gradients) {
     let Sizes { rows, inputs, hidden, outputs } = sizes;
-    let (height, kept_height) = (format.words(hidden), format.kept().words(hidden));
+    let kept_height = format.kept().words(hidden);
     let second = Panels::from_rows(format, maps.w2, outputs, hidden);
     let first = Panels::from_rows(format, maps.w1, hidden, inputs);
     let dy_rows = Plain { x: dy, width: outputs };
@@ -139,32 +207,18 @@ pub fn backward(
     let activated = Shared::new(&mut kept[..rows * kept_height]);
     let piece = |space: &mut Space, task: usize, dx: &mut [f32], dh_words: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, dx.len() / inputs);
-        space.hidden.resize(count * hidden, 0.0);
-        space.words.resize(count * height, 0);
-        space.kept.resize(kept_height, 0);
-        space.before.resize(hidden, 0.0);
+        space.resize(format, count, hidden);
         let left = space.input.left(format, &dy_rows, at, count);
         multiply(&left, 0, &second, &mut space.hidden, false);
         // SAFETY: every piece has sums of its own.
         let sums = unsafe { sums.part(task * hidden, hidden) };
-        let rows = space.hidden.chunks_exact_mut(hidden).zip(space.words.chunks_exact_mut(height));
-        for (row, (dh, words)) in (at..).zip(rows) {
-            // SAFETY: every row of words is taken once, by the piece it belongs to.
-            let activated = unsafe { activated.part(row * kept_height, kept_height) };
-            read_row(format.kept(), activated, &mut space.before);
-            gelu::turn(&mut space.before, dh, sums);
-            write_row(format.kept(), activated, &space.before);
-            write_row(format, words, dh);
-            let words: &[u32] = if format == format.kept() {
-                words
-            } else {
-                write_row(format.kept(), &mut space.kept, dh);
-                &space.kept
-            };
+        // SAFETY: every row of words is taken once, by the piece it belongs to.
+        let activated = unsafe { activated.part(at * kept_height, count * kept_height) };
+        space.turn(format, hidden, (activated, sums), |row, words| {
             // SAFETY: as above.
-            unsafe { dh_words.put(row * kept_height, words) };
-        }
-        multiply(&Left::from_words(format, &space.words, count, hidden), 0, &first, dx, false);
+            unsafe { dh_words.put((at + row) * kept_height, words) };
+        });
+        multiply(&space.between(format, count, hidden), 0, &first, dx, false);
         finish(at, dx);
     };
     let mut dx = Vec::new();

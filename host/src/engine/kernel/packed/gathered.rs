@@ -12,7 +12,7 @@ use super::super::dispatch::{Level, level};
 use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::gathered_avx512;
-use super::tile::{self, Operands, Place, Segment, Target};
+use super::tile::{self, Operands, Place, Places, Segment, Target};
 use super::{Format, Panels, WIDTH, pack};
 
 /// Pixels of the result that one task makes, about.
@@ -441,26 +441,25 @@ unsafe fn run(
         // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16; the rest is the caller's promise.
         return unsafe { run_avx512((words, places), (panels, chunks), y, adds) };
     }
-    let words: &[f32] = bytemuck::cast_slice(words);
+    let (words, places) = (bytemuck::cast_slice(words), Places::new(places));
+    let lanes = panels.lanes;
     let mut segments = Vec::new();
     for chunk in chunks {
         segments.clear();
         let mut right = 0;
         segments.extend(chunk.runs.iter().map(|Run { offset, len }| {
-            right += len * WIDTH;
-            Segment { left: *offset, right: right - len * WIDTH, len: *len }
+            right += len * lanes;
+            Segment { left: *offset, right: right - len * lanes, len: *len }
         }));
         for column in (0..panels.n).step_by(tile::COLUMNS) {
-            let panel = (column / WIDTH * panels.k + chunk.first) * WIDTH;
-            let right = bytemuck::cast_slice(&panels.words[panel..][..chunk.depth * WIDTH]);
-            let operands = Operands::new((words, 1), (right, WIDTH), &segments);
+            let panel = (column / lanes * panels.k + chunk.first) * lanes;
+            let right = bytemuck::cast_slice(&panels.words[panel..][..chunk.depth * lanes]);
+            let operands = Operands::new((words, 1), (right, lanes), &segments);
             let columns = tile::COLUMNS.min(panels.n - column);
             let (y, adds) = (&mut y[column..], adds || chunk.first > 0);
             // SAFETY: the caller promises numbers where it adds; after the first chunk there are some.
             let mut target = unsafe { Target::room(y, columns, adds) };
-            for places in places.chunks(tile::ROWS) {
-                operands.make(places, column % WIDTH, &mut target);
-            }
+            operands.make(&places, column % lanes, &mut target);
         }
     }
 }

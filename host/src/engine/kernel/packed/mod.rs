@@ -52,6 +52,11 @@ const HEIGHT: usize = 12;
 /// Rows of `c` that one task makes: a multiple of `HEIGHT`.
 pub const TASK: usize = 96;
 
+/// Columns of a panel that lie together, as this machine takes them: all of it with AVX-512, else those of a tile.
+fn lanes() -> usize {
+    if level() >= Level::Avx512 { WIDTH } else { tile::COLUMNS }
+}
+
 /// What a word of a packed operand holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -148,7 +153,7 @@ impl<'a> Left<'a> {
         words.par_chunks_mut((height * HEIGHT).max(1)).enumerate().for_each(|(tile, words)| {
             let first = tile * HEIGHT;
             let columns = (first, HEIGHT.min(rows - first));
-            pack::interleave::<HEIGHT>(format, (words, 0), (&x[..k * rows], rows), columns);
+            pack::interleave(format, HEIGHT, (words, 0), (&x[..k * rows], rows), columns);
         });
         Self { words: Cow::Owned(words), format, rows, k, tiled: true, stride: 0 }
     }
@@ -187,6 +192,9 @@ fn write_rows(format: Format, (words, height): (&mut [u32], usize), (x, k): (&[f
 pub struct Panels<'a> {
     words: Cow<'a, [u32]>,
     format: Format,
+    /// Columns of a panel that lie together, word by word along the summed dimension: [`lanes`], or all of it where panels
+    /// overlap.
+    lanes: usize,
     k: usize,
     n: usize,
 }
@@ -195,7 +203,8 @@ impl Panels<'_> {
     /// From `x` `[k, n]`, row-major.
     pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
         Self::packed(format, [k, n], |words, columns, _| {
-            pack::interleave::<WIDTH>(format, (words, 0), (&x[..k * n], n), columns);
+            let panel = (words, lanes() * format.words(k));
+            pack::interleave(format, lanes(), panel, (&x[..k * n], n), columns);
         })
     }
 
@@ -203,7 +212,7 @@ impl Panels<'_> {
     pub fn from_columns(format: Format, x: &[f32], n: usize, k: usize) -> Self {
         Self::packed(format, [k, n], |words, (first, _), _| {
             if k > 0 {
-                pack::columns(format, words, (&x[first * k..n * k], k), k);
+                pack::columns((format, lanes()), words, (&x[first * k..n * k], k), k);
             }
         })
     }
@@ -220,7 +229,7 @@ impl Panels<'_> {
                 made.resize(k * WIDTH, 0.0);
                 let columns = &mut made[..count * k];
                 columns.chunks_exact_mut(k).zip(first..).for_each(|(room, at)| fill(at, room));
-                pack::columns(format, words, (columns, k), k);
+                pack::columns((format, lanes()), words, (columns, k), k);
             }
         })
     }
@@ -235,7 +244,8 @@ impl Panels<'_> {
         Self::packed(format, [k, n], |words, (first, count), made| {
             made.resize(k * WIDTH, 0.0);
             fill(first, count, made);
-            pack::interleave::<WIDTH>(format, (words, 0), (made.as_slice(), WIDTH), (0, count));
+            let panel = (words, lanes() * format.words(k));
+            pack::interleave(format, lanes(), panel, (made.as_slice(), WIDTH), (0, count));
         })
     }
 
@@ -253,7 +263,7 @@ impl Panels<'_> {
             let first = panel * WIDTH;
             fill(words, (first, WIDTH.min(n - first)), room);
         });
-        Self { words: Cow::Owned(words), format, k, n }
+        Self { words: Cow::Owned(words), format, lanes: lanes(), k, n }
     }
 
     /// Columns of the operand.
@@ -264,7 +274,7 @@ impl Panels<'_> {
     /// The word at (`at`, `column`).
     fn word(&self, at: usize, column: usize) -> u32 {
         let height = self.format.words(self.k);
-        self.words[(column / WIDTH * height + at) * WIDTH + column % WIDTH]
+        self.words[(column / self.lanes * height + at) * self.lanes + column % self.lanes]
     }
 }
 

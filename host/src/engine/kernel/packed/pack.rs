@@ -5,7 +5,8 @@ use super::super::dispatch::{Kernel, dispatch};
 use super::super::dispatch::{Level, level};
 #[cfg(target_arch = "x86_64")]
 use super::pack_avx512;
-use super::{Format, WIDTH};
+use super::tile::COLUMNS;
+use super::{Format, HEIGHT, WIDTH};
 
 /// Rounds to bf16, to nearest, ties to even; NaN stays NaN.
 #[inline(always)]
@@ -126,15 +127,23 @@ impl Kernel for Unpack<'_> {
 }
 
 /// As [`interleave`] with bf16 words, from rows of `stride` words of two neighbours, from an even column on.
-pub(super) fn interleave_pairs<const N: usize>(
+pub(super) fn interleave_pairs(
+    lanes: usize,
     (words, step): (&mut [u32], usize),
     (x, stride): (&[u32], usize),
     (first, columns): (usize, usize),
 ) {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512Bf16 {
-        // SAFETY: the level was found.
-        unsafe { pack_avx512::interleave_pairs::<N>((words, step), (x, stride), (first, columns)) };
+        let (to, from, columns) = ((words, step), (x, stride), (first, columns));
+        if lanes == HEIGHT {
+            // SAFETY: the level was found.
+            unsafe { pack_avx512::interleave_pairs::<HEIGHT>(to, from, columns) };
+        } else {
+            assert_eq!(lanes, WIDTH, "columns that lie together");
+            // SAFETY: as above.
+            unsafe { pack_avx512::interleave_pairs::<WIDTH>(to, from, columns) };
+        }
         return;
     }
     let half = |row: &[u32], at: usize| row.get(at / 2).map_or(0, |w| w >> (at % 2 * 16) & 0xFFFF);
@@ -142,17 +151,37 @@ pub(super) fn interleave_pairs<const N: usize>(
         let (low, high) = rows.split_at(stride.min(rows.len()));
         for column in 0..columns {
             let word = half(low, first + column) | (half(high, first + column) << 16);
-            words[column / N * step + at * N + column % N] = word;
+            words[column / lanes * step + at * lanes + column % lanes] = word;
         }
     }
 }
 
 /// Fills tiles of `words`, which begin `step` words apart, with `columns` columns of `x` (rows of `stride` numbers), from
-/// column `first` on: `N` of them a tile, a group of `N` words for each row or pair of rows.
+/// column `first` on: `lanes` of them a tile, a group of as many words for each row or pair of rows.
 ///
 /// Rows are read along. Tile by tile, lines of `x` that lie a multiple of a large power of two apart would drive
 /// each other out of the cache.
-pub(super) fn interleave<const N: usize>(
+///
+/// # Panics
+/// When no operand has tiles of so many `lanes`.
+pub(super) fn interleave(
+    format: Format,
+    lanes: usize,
+    to: (&mut [u32], usize),
+    from: (&[f32], usize),
+    columns: (usize, usize),
+) {
+    match lanes {
+        HEIGHT => interleave_by::<HEIGHT>(format, to, from, columns),
+        COLUMNS => interleave_by::<COLUMNS>(format, to, from, columns),
+        _ => {
+            assert_eq!(lanes, WIDTH, "columns that lie together");
+            interleave_by::<WIDTH>(format, to, from, columns);
+        }
+    }
+}
+
+fn interleave_by<const N: usize>(
     format: Format,
     (words, step): (&mut [u32], usize),
     (x, stride): (&[f32], usize),
@@ -230,10 +259,17 @@ impl<const N: usize> Kernel for Interleave<'_, N> {
     }
 }
 
-/// Fills a panel's words with rows of `x` as columns: at most 32 rows of `k` numbers, `stride` apart.
-pub(super) fn columns(format: Format, words: &mut [u32], (x, stride): (&[f32], usize), k: usize) {
+/// Fills a panel's words with rows of `x` as columns: at most 32 rows of `k` numbers, `stride` apart. `lanes` columns lie
+/// together.
+pub(super) fn columns(
+    (format, lanes): (Format, usize),
+    words: &mut [u32],
+    (x, stride): (&[f32], usize),
+    k: usize,
+) {
     #[cfg(target_arch = "x86_64")]
     match (format, level()) {
+        _ if lanes != WIDTH => {}
         (Format::Bf16, Level::Avx512Bf16) => {
             // SAFETY: the level was found.
             unsafe { pack_avx512::columns_bf16(words, (x, stride), k) };
@@ -246,11 +282,16 @@ pub(super) fn columns(format: Format, words: &mut [u32], (x, stride): (&[f32], u
         }
         _ => {}
     }
-    dispatch(Columns { format, words, x, stride, k });
+    let mut rows = x.chunks(lanes * stride);
+    for words in words.chunks_mut((words.len() / WIDTH * lanes).max(1)) {
+        let x = rows.next().unwrap_or_default();
+        dispatch(Columns { format, lanes, words, x, stride, k });
+    }
 }
 
 struct Columns<'a> {
     format: Format,
+    lanes: usize,
     words: &'a mut [u32],
     x: &'a [f32],
     stride: usize,
@@ -262,11 +303,11 @@ impl Kernel for Columns<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { format, words, x, stride, k } = self;
+        let Self { format, lanes, words, x, stride, k } = self;
         let group = format.group();
-        let count = x.len().div_ceil(stride).min(WIDTH);
+        let count = x.len().div_ceil(stride);
         // Line by line of `words`: written along, and read from lines that stay in the cache.
-        for (at, words) in words.chunks_mut(WIDTH).enumerate() {
+        for (at, words) in words.chunks_mut(lanes).enumerate() {
             let (room, missing) = words.split_at_mut(count);
             for (word, x) in room.iter_mut().zip(x.chunks(stride)) {
                 let x = &x[at * group..k];

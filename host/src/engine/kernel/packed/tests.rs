@@ -102,18 +102,18 @@ fn tiles_of_every_edge_size_sum_their_segments_by_any_instructions() {
         let right = |s: &Segment, p: usize| right[s.right + 40 * p + column + j];
         steps.map(|(s, p)| f64::from(left[from + s.left + 3 * p]) * f64::from(right(s, p))).sum()
     };
-    for rows in 0..=tile::ROWS {
+    for rows in 0..=2 * tile::ROWS + 1 {
         for columns in [1, 15, tile::COLUMNS] {
             for adds in [false, true] {
-                let places: Vec<_> = (0..rows).map(|r| [r * 25, r * 17 + 2]).collect();
-                let (mut made, mut plain) = (vec![1.0; 120], vec![1.0; 120]);
-                let mut expected = vec![1.0; 120];
+                let places: Vec<_> = (0..rows).map(|r| [r * 12, r * 17 + 2]).collect();
+                let (mut made, mut plain) = (vec![1.0; 240], vec![1.0; 240]);
+                let mut expected = vec![1.0; 240];
                 for ([from, to], j) in places.iter().flat_map(|p| (0..columns).map(move |j| (p, j)))
                 {
                     expected[to + j] = f64::from(u8::from(adds)) + sum(*from, j);
                 }
                 let mut target = tile::Target::numbers(&mut made, columns, adds);
-                operands.make(&places, column, &mut target);
+                operands.make(&tile::Places::new(&places), column, &mut target);
                 let mut target = tile::Target::numbers(&mut plain, columns, adds);
                 operands.make_plain(&places, column, &mut target);
                 assert_near(&made, &expected, 14);
@@ -128,7 +128,8 @@ fn make_tile(left: usize, right: usize, len: usize, (to, c): (usize, usize)) {
     let segments = [Segment { left: 0, right: 0, len }];
     let (left, right, mut c) = (vec![1.0; left], vec![1.0; right], vec![0.0; c]);
     let operands = tile::Operands::new((&left, 1), (&right, 16), &segments);
-    operands.make(&[[0, to]], 0, &mut tile::Target::numbers(&mut c, 16, false));
+    let rows = [[0, to]];
+    operands.make(&tile::Places::new(&rows), 0, &mut tile::Target::numbers(&mut c, 16, false));
 }
 
 #[test]

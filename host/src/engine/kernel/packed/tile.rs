@@ -11,20 +11,54 @@ use super::super::dispatch::{Kernel, dispatch};
 use super::super::dispatch::{Level, level};
 #[cfg(target_arch = "x86_64")]
 use super::tile_avx2;
-use super::{Format, HEIGHT, Left, Panels, WIDTH};
+use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH};
 
 /// Rows of a tile; those of a tiled left operand are a multiple.
 pub const ROWS: usize = 6;
 /// Columns of a tile; those of a panel are a multiple.
 pub const COLUMNS: usize = 16;
-/// Words along the summed dimension before the kernel goes on to the next tile, so that what a tile reads of a panel stays
-/// in L1: 8 KiB, of lines that lie 128 bytes apart and so meet in half of the cache's sets.
-const DEPTH: usize = 128;
+/// Words along the summed dimension before the kernel goes on to the next tile, so that what a tile reads of a panel
+/// (16 KiB) stays in L1.
+const DEPTH: usize = 256;
 
 const _: () = assert!(HEIGHT.is_multiple_of(ROWS) && WIDTH.is_multiple_of(COLUMNS));
 
 /// Where the numbers of a row begin in the left operand, and where those of its result.
 pub type Place = [usize; 2];
+
+/// The places of rows that are made one tile after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    rows: &'a [Place],
+    /// The furthest of both.
+    most: Place,
+}
+
+impl<'a> Places<'a> {
+    /// Of any number of rows.
+    pub fn new(rows: &'a [Place]) -> Self {
+        let most = rows.iter().fold([0; 2], |[a, b], [from, to]| [a.max(*from), b.max(*to)]);
+        Self { rows, most }
+    }
+
+    /// Calls `with` with what `place` gives for the first `rows` rows; those of a task stay off the heap.
+    pub fn of<T>(
+        rows: usize,
+        place: impl Fn(usize) -> Place,
+        with: impl FnOnce(&Places<'_>) -> T,
+    ) -> T {
+        let mut few = [[0; 2]; TASK];
+        let mut many = Vec::new();
+        let places = if rows <= TASK {
+            &mut few[..rows]
+        } else {
+            many.resize(rows, [0; 2]);
+            many.as_mut_slice()
+        };
+        places.iter_mut().enumerate().for_each(|(row, made)| *made = place(row));
+        with(&Places::new(places))
+    }
+}
 
 /// Where the sums of a tile go.
 pub struct Target<'a> {
@@ -101,34 +135,37 @@ impl<'a> Operands<'a> {
         Self { left, left_step, right, right_step, segments, reach }
     }
 
-    /// Makes the sums for up to six rows and 16 columns from `column` on.
+    /// Makes the sums of all rows for up to 16 columns from `column` on.
     ///
     /// # Panics
     /// When a row, a column or a result ends outside of its slice.
-    pub fn make(&self, places: &[Place], column: usize, target: &mut Target<'_>) {
-        let [left, right] = self.reach;
-        let fits = |start: usize, len: usize, all: usize| start <= all && len <= all - start;
-        assert!(places.len() <= ROWS && target.columns <= COLUMNS, "a tile");
-        for [from, to] in places {
-            // Where there are no steps, nothing is read.
-            assert!(left == 0 || fits(*from, left, self.left.len()), "its rows");
-            assert!(fits(*to, target.columns, target.c.len()), "its results");
+    pub fn make(&self, places: &Places<'_>, column: usize, target: &mut Target<'_>) {
+        if places.rows.is_empty() {
+            return;
         }
+        let ([left, right], [from, to]) = (self.reach, places.most);
+        let fits = |start: usize, len: usize, all: usize| start <= all && len <= all - start;
+        assert!(target.columns <= COLUMNS, "a tile");
+        // Where there are no steps, nothing is read.
+        assert!(left == 0 || fits(from, left, self.left.len()), "its rows");
+        assert!(fits(to, target.columns, target.c.len()), "its results");
         let columns = (right + COLUMNS).saturating_sub(1);
         assert!(right == 0 || fits(column, columns, self.right.len()), "its columns");
         #[cfg(target_arch = "x86_64")]
         if level() >= Level::Avx2 {
             // SAFETY: the level was found, and the assertions hold what is touched inside the slices.
-            return unsafe { tile_avx2::make(self, places, column, target) };
+            return unsafe { tile_avx2::make(self, places.rows, column, target) };
         }
-        self.make_plain(places, column, target);
+        self.make_plain(places.rows, column, target);
     }
 
     /// [`Operands::make`] in plain code.
     pub(super) fn make_plain(&self, places: &[Place], column: usize, target: &mut Target<'_>) {
-        let sums = dispatch(Plain { operands: self, places, column });
-        for ([_, to], sums) in places.iter().zip(&sums) {
-            put(target.row(*to), sums);
+        for places in places.chunks(ROWS) {
+            let sums = dispatch(Plain { operands: self, places, column });
+            for ([_, to], sums) in places.iter().zip(&sums) {
+                put(target.row(*to), sums);
+            }
         }
     }
 }
@@ -186,32 +223,25 @@ pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], a
     }
     let left = &a.words[first * if a.tiled { height } else { a.stride }..];
     let (left, left_step) = (bytemuck::cast_slice(left), if a.tiled { HEIGHT } else { 1 });
-    let place = |row: usize, start: usize| {
-        if a.tiled {
-            (row / HEIGHT * height + start) * HEIGHT + row % HEIGHT
-        } else {
-            row * a.stride + start
-        }
+    let place = |row: usize| {
+        let from =
+            if a.tiled { row / HEIGHT * height * HEIGHT + row % HEIGHT } else { row * a.stride };
+        [from, row * n]
     };
     // Pieces of one size: a short last one would cost as many additions to `c` as a whole one.
     let depth = height.div_ceil(height.div_ceil(DEPTH).max(1));
-    for start in (0..height).step_by(depth.max(1)) {
-        let segment = [Segment { left: 0, right: 0, len: depth.min(height - start) }];
-        for panel in 0..n.div_ceil(WIDTH) {
-            let right = &b.words[(panel * height + start) * WIDTH..];
-            let right = (bytemuck::cast_slice(&right[..segment[0].len * WIDTH]), WIDTH);
-            let operands = Operands::new((left, left_step), right, &segment);
-            for column in (0..WIDTH.min(n - panel * WIDTH)).step_by(COLUMNS) {
-                let to = panel * WIDTH + column;
+    Places::of(rows, place, |places| {
+        for start in (0..height).step_by(depth.max(1)) {
+            let len = depth.min(height - start);
+            let segment = [Segment { left: start * left_step, right: 0, len }];
+            for to in (0..n).step_by(COLUMNS) {
+                let right = &b.words[(to / b.lanes * height + start) * b.lanes..][..len * b.lanes];
+                let right = (bytemuck::cast_slice(right), b.lanes);
+                let operands = Operands::new((left, left_step), right, &segment);
                 let (columns, adds) = (COLUMNS.min(n - to), accumulate || start > 0);
                 let mut target = Target::numbers(&mut c[to..], columns, adds);
-                for row in (0..rows).step_by(ROWS) {
-                    let places: [Place; ROWS] =
-                        std::array::from_fn(|r| [place(row + r, start), (row + r) * n]);
-                    let places = &places[..ROWS.min(rows - row)];
-                    operands.make(places, column, &mut target);
-                }
+                operands.make(places, to % b.lanes, &mut target);
             }
         }
-    }
+    });
 }

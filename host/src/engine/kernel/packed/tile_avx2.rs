@@ -6,14 +6,15 @@ use std::arch::x86_64::{
 };
 use std::mem::MaybeUninit;
 
+use super::ahead;
 use super::register::each_row;
 use super::tile::{COLUMNS, Operands, Place, ROWS, Target, put};
 
-/// Makes the sums of as many rows as there are places.
+/// Makes the sums of as many rows as there are places, six at a time.
 ///
 /// # Safety
-/// The machine has AVX2 and FMA; there are at most six places, and what they name lies inside of the slices: all that the
-/// segments read from them and from `column` on, and the columns of the target.
+/// The machine has AVX2 and FMA; what the places name lies inside of the slices: all that the segments read from them and
+/// from `column` on, and the columns of the target.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn make(
     operands: &Operands<'_>,
@@ -21,14 +22,18 @@ pub(super) unsafe fn make(
     column: usize,
     target: &mut Target<'_>,
 ) {
+    let (whole, places) = places.as_chunks::<ROWS>();
+    for places in whole {
+        // SAFETY: the caller's promise.
+        unsafe { rows::<ROWS>(operands, places, column, target) };
+    }
     let rows: unsafe fn(&Operands<'_>, &[Place], usize, &mut Target<'_>) = match places.len() {
         0 => return,
         1 => rows::<1>,
         2 => rows::<2>,
         3 => rows::<3>,
         4 => rows::<4>,
-        5 => rows::<5>,
-        _ => rows::<ROWS>,
+        _ => rows::<5>,
     };
     // SAFETY: the caller's promise.
     unsafe { rows(operands, places, column, target) };
@@ -36,6 +41,7 @@ pub(super) unsafe fn make(
 
 /// # Safety
 /// As for [`make`], with `R` places at least.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn rows<const R: usize>(
     operands: &Operands<'_>,
@@ -45,6 +51,10 @@ unsafe fn rows<const R: usize>(
 ) {
     let Operands { left, left_step, right, right_step, segments, .. } = *operands;
     let places: [Place; R] = std::array::from_fn(|r| places[r]);
+    // They are on their way while the sums are made.
+    each_row!(r below R {
+        ahead::to_write(target.row(places[r][1]).0);
+    });
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
     for segment in segments {
         let from = places.map(|[from, _]| left.as_ptr().wrapping_add(from + segment.left));

@@ -13,7 +13,7 @@ use super::super::dispatch::{Kernel, dispatch};
 use super::super::threads;
 use super::pack::{interleave, interleave_pairs};
 use super::rows::{Plain, Rows};
-use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH, multiply};
+use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH, lanes, multiply};
 
 /// Rows of both operands in a block, by the width of a word. No power of two: tiles, which are filled side by side,
 /// would begin in the same lines of the cache.
@@ -137,40 +137,41 @@ impl Space {
             self.right.resize(n.div_ceil(WIDTH) * WIDTH * words, 0);
             let (block, made) = (start..start + k, &mut self.made);
             let left = (self.left.as_mut_slice(), HEIGHT * words);
-            pack::<HEIGHT>(format, left, (a, block.clone(), made), (first, rows));
+            pack((format, HEIGHT), left, (a, block.clone(), made), (first, rows));
             if !part.sums.is_empty() {
                 let rows = a.borrow(start, k).expect("rows that are summed lie in memory");
                 dispatch(AddRows { rows, stride: a.width(), first, sums: &mut part.sums });
             }
-            let right = (self.right.as_mut_slice(), WIDTH * words);
-            pack::<WIDTH>(format, right, (b, block, made), (0, n));
+            let right = (self.right.as_mut_slice(), lanes() * words);
+            pack((format, lanes()), right, (b, block, made), (0, n));
             let words = Cow::Borrowed(self.left.as_slice());
             let left = Left { words, format, rows, k, tiled: true, stride: 0 };
-            let right = Panels { words: Cow::Borrowed(&self.right), format, k, n };
+            let right = Cow::Borrowed(self.right.as_slice());
+            let right = Panels { words: right, format, lanes: lanes(), k, n };
             multiply(&left, 0, &right, &mut part.product, start > range.start);
         }
     }
 }
 
 /// Packs columns of the rows `range` of `x` for the kernel, as [`interleave`] has it; `made` is room for rows.
-fn pack<const N: usize>(
-    format: Format,
+fn pack(
+    (format, lanes): (Format, usize),
     (words, step): (&mut [u32], usize),
     (x, range, made): (&impl Rows, Range<usize>, &mut Vec<f32>),
     columns: (usize, usize),
 ) {
     let width = x.width();
     if let (Format::Bf16, Some(rows)) = (format, x.borrow_pairs(range.start, range.len())) {
-        interleave_pairs::<N>((words, step), (rows, format.words(width)), columns);
+        interleave_pairs(lanes, (words, step), (rows, format.words(width)), columns);
     } else if let Some(rows) = x.borrow(range.start, range.len()) {
-        interleave::<N>(format, (words, step), (rows, width), columns);
+        interleave(format, lanes, (words, step), (rows, width), columns);
     } else {
         for start in range.clone().step_by(MADE) {
             let count = MADE.min(range.end - start);
             made.resize(count * width, 0.0);
             x.write(start, made);
-            let at = (start - range.start) / format.group() * N;
-            interleave::<N>(format, (&mut words[at..], step), (made, width), columns);
+            let at = (start - range.start) / format.group() * lanes;
+            interleave(format, lanes, (&mut words[at..], step), (made, width), columns);
         }
     }
 }

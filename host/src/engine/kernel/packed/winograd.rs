@@ -16,7 +16,7 @@ use super::super::dispatch::dispatch;
 use super::super::threads;
 use super::gathered::Pictures;
 use super::tile::{COLUMNS as LANES, Target};
-use super::{Format, Left, Panels, WIDTH, ahead, multiply, pack};
+use super::{Format, Left, Panels, WIDTH, ahead, lanes, multiply, pack};
 use transform::{Kernels, Of, OverColumns, OverRows, PLACES, Pixels, TAPS};
 
 pub mod gradient;
@@ -50,7 +50,7 @@ impl Weight {
             let weights = &w[first * k * TAPS..][..plane * TAPS];
             dispatch(Kernels { weights, turned: false, plane, made });
             for (words, made) in words.zip(made.chunks_exact(plane)) {
-                pack::columns(format, words, (made, k), k);
+                pack::columns((format, lanes()), words, (made, k), k);
             }
         })
     }
@@ -74,7 +74,8 @@ impl Weight {
                 });
             }
             for (words, made) in words.zip(made.chunks_exact(plane)) {
-                pack::interleave::<WIDTH>(format, (words, 0), (made, count), (0, count));
+                let panel = (words, lanes() * format.words(k));
+                pack::interleave(format, lanes(), panel, (made, count), (0, count));
             }
         })
     }
@@ -102,7 +103,7 @@ impl Weight {
         let [k, _] = self.sizes;
         let each = self.format.words(k) * WIDTH;
         let words = &self.words[(panel * PLACES + place) * each..][..each];
-        Panels { words: Cow::Borrowed(words), format: self.format, k, n: WIDTH }
+        Panels { words: Cow::Borrowed(words), format: self.format, lanes: lanes(), k, n: WIDTH }
     }
 }
 

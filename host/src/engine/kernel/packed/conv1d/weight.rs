@@ -119,7 +119,7 @@ impl Space {
         let words = HEIGHT * format.words(count);
         self.left.resize(width.div_ceil(HEIGHT) * words, 0);
         let left = (self.left.as_mut_slice(), words);
-        pack::interleave::<HEIGHT>(format, left, (&self.frames, width), (0, width));
+        pack::interleave(format, HEIGHT, left, (&self.frames, width), (0, width));
     }
 
     /// The padded frames of one (sample, group), as panels from each frame on that a word can begin at.
@@ -133,7 +133,7 @@ impl Space {
             right.resize(width.div_ceil(WIDTH) * height * WIDTH, 0);
             let frames = &self.frames[skipped * width..];
             let right = (right.as_mut_slice(), height * WIDTH);
-            pack::interleave::<WIDTH>(format, right, (frames, width), (0, width));
+            pack::interleave(format, WIDTH, right, (frames, width), (0, width));
         }
     }
 
@@ -152,7 +152,8 @@ impl Space {
                 let height = format.words(padded - skipped);
                 let words = &self.right[skipped][(panel * height + word) * WIDTH..];
                 let words = Cow::Borrowed(&words[..format.words(k) * WIDTH]);
-                multiply(&left, 0, &Panels { words, format, k, n: columns }, sums, true);
+                let right = Panels { words, format, lanes: WIDTH, k, n: columns };
+                multiply(&left, 0, &right, sums, true);
             }
         }
     }

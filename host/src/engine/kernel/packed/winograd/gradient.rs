@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::super::super::dispatch::dispatch;
 use super::super::super::threads;
-use super::super::{Format, HEIGHT, Left, Panels, WIDTH, multiply, pack};
+use super::super::{Format, HEIGHT, Left, Panels, WIDTH, lanes, multiply, pack};
 use super::Shape;
 use super::transform::{OverColumns, OverRows, PLACES, TAPS, Taps};
 
@@ -194,7 +194,7 @@ impl Space {
             let place = slices.len() * WIDTH * height;
             right.resize(PLACES * place, 0);
             let side = Side { source: true, channels };
-            self.fill::<WIDTH>(work, (block, &side), (&mut right, place));
+            self.fill(work, (block, &side), lanes(), (&mut right, place));
             let left = packed.get(number).unwrap_or(&own);
             let each = m.div_ceil(HEIGHT) * HEIGHT * height;
             for (panel, part) in part.chunks_exact_mut(m * WIDTH).enumerate() {
@@ -203,7 +203,8 @@ impl Space {
                 let format = work.format;
                 let left = Left { words, format, rows: m, k, tiled: true, stride: 0 };
                 let words = &right[at * place + slice * WIDTH * height..][..WIDTH * height];
-                let right = Panels { words: Cow::Borrowed(words), format, k, n: WIDTH };
+                let words = Cow::Borrowed(words);
+                let right = Panels { words, format, lanes: lanes(), k, n: WIDTH };
                 multiply(&left, 0, &right, part, number > first);
             }
             (self.left, self.right) = (own, right);
@@ -216,14 +217,15 @@ impl Space {
         let each = m.div_ceil(HEIGHT) * HEIGHT * work.height(&block);
         words.resize(PLACES * each, 0);
         let side = Side { source: false, channels: 0..m };
-        self.fill::<HEIGHT>(work, (block, &side), (words, each));
+        self.fill(work, (block, &side), HEIGHT, (words, each));
     }
 
-    /// Makes words of the tiles of a block, for each place from a multiple of `each` on.
-    fn fill<const N: usize>(
+    /// Makes words of the tiles of a block, `lanes` channels together, for each place from a multiple of `each` on.
+    fn fill(
         &mut self,
         work: &Work<'_>,
         (block, side): (Range<usize>, &Side),
+        lanes: usize,
         (words, each): (&mut [u32], usize),
     ) {
         let (across, count) = (work.shape.across(), side.channels.len());
@@ -245,9 +247,9 @@ impl Space {
                     dispatch(OverColumns { line, source: side.source, way, channels: count, made });
                 }
                 // Two rows of tiles are a whole number of words.
-                let words = &mut words[at * work.format.words(2 * across) * N..];
-                let room = (words, N * height);
-                pack::interleave::<N>(work.format, room, (&self.line, count), (0, count));
+                let words = &mut words[at * work.format.words(2 * across) * lanes..];
+                let room = (words, lanes * height);
+                pack::interleave(work.format, lanes, room, (&self.line, count), (0, count));
             }
         }
     }
