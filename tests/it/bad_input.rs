@@ -219,6 +219,27 @@ fn a_run_on_data_that_are_mostly_broken_ends_with_its_report_where_that_is_allow
 }
 
 #[test]
+fn a_stage_names_samples_that_have_no_units_and_the_run_records_how_many() {
+    let place = images(5);
+    let words = "train hubert:patches run=it data=images max_broken_share=1 batch=8 data.size=32 image_size=16 patch=4 \
+                 width=16 depth=2 heads=1 options.layer=1 clusters_first=4 clusters_next=4 cluster_tries=1 projection=8 \
+                 steps=4 warmup_epochs=0 probe.every=0 bank=8 queries=8 k=3";
+    let done = place.pretext(&words.split_whitespace().collect::<Vec<_>>());
+    done.assert_done();
+    for stage in ["units-1", "units-2"] {
+        let says = format!(
+            "the stage `{stage}` has no units of 5 of 16 samples, which can't be read or are shorter than a frame: \
+             images/cat/0.jpg, images/cat/2.jpg, images/cat/4.jpg, ..."
+        );
+        assert!(done.stderr.contains(&says), "{says}\n{}", done.stderr);
+    }
+    assert_eq!(
+        place.read("runs/it/metrics.jsonl").matches("\"samples_without_units\":5").count(),
+        2
+    );
+}
+
+#[test]
 fn a_probe_of_a_block_that_the_backbone_lacks_is_asked_wrongly_before_the_run_begins() {
     let place = Workplace::new();
     train(&place, &["probe.layer=2"]).assert_ended(

@@ -2,7 +2,7 @@
 
 use super::prepare::Prepared;
 use crate::config::Recipe;
-use crate::module::Module;
+use crate::module::{Module, registry};
 use crate::plugin::{AskedStage, StageFeatures};
 use crate::{Error, Result};
 
@@ -19,16 +19,15 @@ pub(super) fn check(recipe: &Recipe, prepared: &Prepared) -> Result<()> {
     let Some(stage) = stages.find(asks) else { return Ok(()) };
     let lacks = lacks(recipe, last);
     let message = format!("the stage `{}` asks for `{}`: {lacks}", stage.name, stage.features);
-    let others = format!("a layer up to {last} in the method's options");
-    let deeper = match stage.features {
-        StageFeatures::Layer { layer, .. }
-            if recipe.backbone.options.to_map().contains_key("depth") =>
-        {
-            format!("`backbone.depth={layer}`, or {others}")
+    let kind = &recipe.backbone.kind;
+    let deeper = registry::backbone_options(kind)?.iter().any(|option| option.name == "depth");
+    Err(Error::asked_wrongly(message).hint(match (stage.features, last) {
+        (StageFeatures::Layer { layer, .. }, 1..) if deeper => {
+            format!("`backbone.depth={layer}`, or a layer up to {last} in the method's options")
         }
-        _ => format!("choose {others}"),
-    };
-    Err(Error::asked_wrongly(message).hint(deeper))
+        (_, 1..) => format!("choose a layer up to {last} in the method's options"),
+        (_, 0) => "choose other features in the method's options, or another backbone".to_owned(),
+    }))
 }
 
 /// Refuses a probe of a layer that `backbone` lacks.

@@ -198,9 +198,12 @@ impl Stages<'_> {
             }
         }
         let writer = writer.ok_or_else(|| {
-            Error::failed(format!("the stage `{}` found no features in any sample", stage.name))
-                .because("each can't be read or is shorter than a frame")
-                .hint("`pretext data info PATH` says what is broken")
+            Error::failed(format!(
+                "the stage `{}` found features in none of {count} samples",
+                stage.name
+            ))
+            .because("each can't be read or is shorter than a frame")
+            .hint("`pretext data info PATH` says what is broken")
         })?;
         writer.finish(&about)
     }

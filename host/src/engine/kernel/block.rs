@@ -75,7 +75,7 @@ pub fn product_f32(a: Left<'_, f32>, b: &[f32], product: &Product, c: &mut [f32]
         return;
     }
     let Product { rows, inner, cols, b_stride, c_stride, add } = *product;
-    if rows == 0 {
+    if rows == 0 || cols == 0 {
         return;
     }
     let segment = [Segment { left: 0, right: 0, len: inner }];

@@ -64,13 +64,14 @@ struct Space {
 }
 
 impl Space {
-    /// Prepares for `count` rows of `hidden` numbers between the maps; f32 needs no words beside them.
+    /// Makes room for `count` rows of `hidden` numbers between the maps; f32 needs no words beside them.
     fn resize(&mut self, format: Format, count: usize, hidden: usize) {
         self.hidden.resize(count * hidden, 0.0);
-        let words = if format == Format::F32 { 0 } else { count * format.words(hidden) };
-        self.words.resize(words, 0);
-        self.kept.resize(format.kept().words(hidden), 0);
-        self.before.resize(hidden, 0.0);
+        if format != Format::F32 {
+            self.words.resize(count * format.words(hidden), 0);
+            self.kept.resize(format.kept().words(hidden), 0);
+            self.before.resize(hidden, 0.0);
+        }
     }
 
     /// Adds `bias` to the rows between the maps and takes their GELU; `keep` gets the number of each row and the words of
@@ -82,20 +83,24 @@ impl Space {
         hidden: usize,
         mut keep: impl FnMut(usize, &[u32]),
     ) {
-        let mut words = self.words.chunks_exact_mut(format.words(hidden));
-        for (row, h) in self.hidden.chunks_exact_mut(hidden).enumerate() {
-            add_bias(h, bias);
-            if format == Format::F32 {
+        let rows = self.hidden.chunks_exact_mut(hidden);
+        if format == Format::F32 {
+            for (row, h) in rows.enumerate() {
+                add_bias(h, bias);
                 keep(row, bytemuck::cast_slice(h));
                 gelu::in_place(h);
-                continue;
             }
+            return;
+        }
+        let words = self.words.chunks_exact_mut(format.words(hidden));
+        for (row, (h, words)) in rows.zip(words).enumerate() {
+            add_bias(h, bias);
             write_row(format.kept(), &mut self.kept, h);
             keep(row, &self.kept);
             // GELU of what is kept, whose slope the backward pass takes.
             read_row(format.kept(), &self.kept, h);
             gelu::in_place(h);
-            write_row(format, words.next().expect("words of every row"), h);
+            write_row(format, words, h);
         }
     }
 
@@ -109,17 +114,19 @@ impl Space {
         mut put: impl FnMut(usize, &[u32]),
     ) {
         let kept = kept.chunks_exact_mut(format.kept().words(hidden));
-        let mut words = self.words.chunks_exact_mut(format.words(hidden));
-        for (row, (dh, kept)) in self.hidden.chunks_exact_mut(hidden).zip(kept).enumerate() {
-            if format == Format::F32 {
+        let rows = self.hidden.chunks_exact_mut(hidden).zip(kept);
+        if format == Format::F32 {
+            for (row, (dh, kept)) in rows.enumerate() {
                 gelu::turn(bytemuck::cast_slice_mut(kept), dh, sums);
                 put(row, bytemuck::cast_slice(dh));
-                continue;
             }
+            return;
+        }
+        let words = self.words.chunks_exact_mut(format.words(hidden));
+        for (row, ((dh, kept), words)) in rows.zip(words).enumerate() {
             read_row(format.kept(), kept, &mut self.before);
             gelu::turn(&mut self.before, dh, sums);
             write_row(format.kept(), kept, &self.before);
-            let words = words.next().expect("words of every row");
             write_row(format, words, dh);
             if format == format.kept() {
                 put(row, words);
@@ -215,7 +222,7 @@ pub fn backward(
         // SAFETY: every row of words is taken once, by the piece it belongs to.
         let activated = unsafe { activated.part(at * kept_height, count * kept_height) };
         space.turn(format, hidden, (activated, sums), |row, words| {
-            // SAFETY: as above.
+            // SAFETY: every row of words is put once, by the piece it belongs to.
             unsafe { dh_words.put((at + row) * kept_height, words) };
         });
         multiply(&space.between(format, count, hidden), 0, &first, dx, false);

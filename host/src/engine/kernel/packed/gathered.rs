@@ -13,12 +13,12 @@ use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::gathered_avx512;
 use super::tile::{self, Operands, Place, Places, Segment, Target};
-use super::{Format, Panels, WIDTH, pack};
+use super::{Format, Panels, pack};
 
 /// Pixels of the result that one task makes, about.
 const PIXELS: usize = 192;
 /// Words along the summed dimension before the kernel goes on to the next tile, so that a piece of a
-/// panel (24 KiB) stays in L1.
+/// panel (24 KiB at most) stays in L1.
 const DEPTH: usize = 192;
 
 /// A batch of pictures, `[batch, height, width, channels]`.
@@ -435,9 +435,8 @@ unsafe fn run(
     y: &mut [MaybeUninit<f32>],
     adds: bool,
 ) {
-    let bf16 = panels.format == Format::Bf16;
     #[cfg(target_arch = "x86_64")]
-    if level() >= if bf16 { Level::Avx512Bf16 } else { Level::Avx512 } {
+    if level() >= if panels.format == Format::Bf16 { Level::Avx512Bf16 } else { Level::Avx512 } {
         // SAFETY: `level` found AVX-512 and, for bf16, AVX512-BF16; the rest is the caller's promise.
         return unsafe { run_avx512((words, places), (panels, chunks), y, adds) };
     }
@@ -475,6 +474,8 @@ unsafe fn run_avx512(
     y: &mut [MaybeUninit<f32>],
     adds: bool,
 ) {
+    use super::WIDTH;
+    assert_eq!(panels.lanes, WIDTH, "columns that lie together");
     let height = panels.format.words(panels.k);
     for chunk in chunks {
         for panel in 0..panels.n.div_ceil(WIDTH) {

@@ -192,8 +192,7 @@ fn write_rows(format: Format, (words, height): (&mut [u32], usize), (x, k): (&[f
 pub struct Panels<'a> {
     words: Cow<'a, [u32]>,
     format: Format,
-    /// Columns of a panel that lie together, word by word along the summed dimension: [`lanes`], or all of it where panels
-    /// overlap.
+    /// Columns of a panel that lie together, word by word along the summed dimension: [`lanes`], or all of it.
     lanes: usize,
     k: usize,
     n: usize,
@@ -303,10 +302,12 @@ pub fn multiply(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accum
     #[cfg(target_arch = "x86_64")]
     match (a.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) => {
+            assert_eq!(b.lanes, WIDTH, "columns that lie together");
             // SAFETY: `level` found AVX-512 and AVX512-BF16.
             return unsafe { vector::block::<true>(a, first, b, c, accumulate) };
         }
         (Format::F32 | Format::Rounded, Level::Avx512 | Level::Avx512Bf16) => {
+            assert_eq!(b.lanes, WIDTH, "columns that lie together");
             // SAFETY: `level` found AVX-512.
             return unsafe { vector::block::<false>(a, first, b, c, accumulate) };
         }

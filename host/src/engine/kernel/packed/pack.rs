@@ -269,13 +269,14 @@ pub(super) fn columns(
 ) {
     #[cfg(target_arch = "x86_64")]
     match (format, level()) {
-        _ if lanes != WIDTH => {}
         (Format::Bf16, Level::Avx512Bf16) => {
+            assert_eq!(lanes, WIDTH, "columns that lie together");
             // SAFETY: the level was found.
             unsafe { pack_avx512::columns_bf16(words, (x, stride), k) };
             return;
         }
         (Format::F32, Level::Avx512 | Level::Avx512Bf16) => {
+            assert_eq!(lanes, WIDTH, "columns that lie together");
             // SAFETY: the level was found.
             unsafe { pack_avx512::columns_f32(words, (x, stride), k) };
             return;

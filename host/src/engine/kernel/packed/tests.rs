@@ -156,6 +156,32 @@ fn a_tile_whose_results_end_outside_is_refused() {
     make_tile(3, 48, 3, (5, 20));
 }
 
+/// A tile of two rows with one step.
+fn make_rows(places: [tile::Place; 2], c: usize) -> Vec<f32> {
+    let segments = [Segment { left: 0, right: 0, len: 1 }];
+    let (left, right, mut c) = ([1.0, 2.0, 3.0], [1.0; 16], vec![0.0; c]);
+    let operands = tile::Operands::new((&left, 1), (&right, 16), &segments);
+    operands.make(&tile::Places::new(&places), 0, &mut tile::Target::numbers(&mut c, 16, false));
+    c
+}
+
+#[test]
+fn rows_of_a_tile_may_lie_in_any_order() {
+    assert_eq!(make_rows([[2, 16], [0, 0]], 32), [[1.0; 16], [3.0; 16]].concat());
+}
+
+#[test]
+#[should_panic(expected = "its rows")]
+fn a_first_row_that_ends_outside_is_refused() {
+    make_rows([[3, 0], [0, 16]], 32);
+}
+
+#[test]
+#[should_panic(expected = "its results")]
+fn a_first_row_whose_results_end_outside_is_refused() {
+    make_rows([[0, 17], [2, 0]], 32);
+}
+
 #[test]
 fn finish_sees_every_row_once_after_it_is_done() {
     let (rows, k, n) = (200, 4, 5);

@@ -18,7 +18,7 @@ pub const ROWS: usize = 6;
 /// Columns of a tile; those of a panel are a multiple.
 pub const COLUMNS: usize = 16;
 /// Words along the summed dimension before the kernel goes on to the next tile, so that what a tile reads of a panel
-/// (16 KiB) stays in L1.
+/// (16 KiB) stays in L1. Where 32 columns lie together it is half as many: the lines of 16 meet in half of the cache's sets.
 const DEPTH: usize = 256;
 
 const _: () = assert!(HEIGHT.is_multiple_of(ROWS) && WIDTH.is_multiple_of(COLUMNS));
@@ -41,22 +41,14 @@ impl<'a> Places<'a> {
         Self { rows, most }
     }
 
-    /// Calls `with` with what `place` gives for the first `rows` rows; those of a task stay off the heap.
-    pub fn of<T>(
-        rows: usize,
-        place: impl Fn(usize) -> Place,
-        with: impl FnOnce(&Places<'_>) -> T,
-    ) -> T {
-        let mut few = [[0; 2]; TASK];
-        let mut many = Vec::new();
-        let places = if rows <= TASK {
-            &mut few[..rows]
-        } else {
-            many.resize(rows, [0; 2]);
-            many.as_mut_slice()
-        };
-        places.iter_mut().enumerate().for_each(|(row, made)| *made = place(row));
-        with(&Places::new(places))
+    /// Calls `with` with what `place` gives for the first `rows` rows, those of a task at a time.
+    pub fn of(rows: usize, place: impl Fn(usize) -> Place, mut with: impl FnMut(&Places<'_>)) {
+        let mut room = [[0; 2]; TASK];
+        for first in (0..rows).step_by(TASK) {
+            let places = &mut room[..TASK.min(rows - first)];
+            places.iter_mut().zip(first..).for_each(|(made, row)| *made = place(row));
+            with(&Places::new(places));
+        }
     }
 }
 
@@ -229,7 +221,8 @@ pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], a
         [from, row * n]
     };
     // Pieces of one size: a short last one would cost as many additions to `c` as a whole one.
-    let depth = height.div_ceil(height.div_ceil(DEPTH).max(1));
+    let most = DEPTH * COLUMNS / b.lanes;
+    let depth = height.div_ceil(height.div_ceil(most).max(1));
     Places::of(rows, place, |places| {
         for start in (0..height).step_by(depth.max(1)) {
             let len = depth.min(height - start);

@@ -51,7 +51,7 @@ unsafe fn rows<const R: usize>(
 ) {
     let Operands { left, left_step, right, right_step, segments, .. } = *operands;
     let places: [Place; R] = std::array::from_fn(|r| places[r]);
-    // They are on their way while the sums are made.
+    // What is written comes while the sums are made.
     each_row!(r below R {
         ahead::to_write(target.row(places[r][1]).0);
     });
