@@ -1,12 +1,12 @@
 //! Products and transposes of small matrices on one thread: what attention is made of.
 
 use super::Float;
-#[cfg(target_arch = "x86_64")]
-use super::block_avx512;
 use super::dispatch::{Kernel, dispatch};
 #[cfg(target_arch = "x86_64")]
 use super::dispatch::{Level, level};
 use super::packed::tile::{self, Operands, Places, Segment, Target};
+#[cfg(target_arch = "x86_64")]
+use super::{block_avx2, block_avx512};
 
 /// The left operand: element (i, k) is `data[i row_stride + k inner_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -134,14 +134,18 @@ pub fn transpose<T: Float>(from: &[T], sizes: &Transposed, to: &mut [T]) {
     }
 }
 
-/// `to[c, j] = from[j, c]` in f32, by AVX-512 where the machine has it.
+/// `to[c, j] = from[j, c]` in f32, by AVX-512 or AVX2 where the machine has it.
 pub fn transpose_f32(from: &[f32], sizes: &Transposed, to: &mut [f32]) {
+    sizes.check(from, to);
     #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx512 {
-        sizes.check(from, to);
+    match level() {
         // SAFETY: the level was found, and the check above holds.
-        unsafe { block_avx512::transpose(from, sizes, to) };
-        return;
+        Level::Avx512 | Level::Avx512Bf16 => {
+            return unsafe { block_avx512::transpose(from, sizes, to) };
+        }
+        // SAFETY: the level was found.
+        Level::Avx2 => return unsafe { block_avx2::transpose(from, sizes, to) },
+        Level::Portable => {}
     }
     transpose(from, sizes, to);
 }

@@ -31,6 +31,8 @@ pub mod softmax;
 pub mod threads;
 
 #[cfg(target_arch = "x86_64")]
+mod block_avx2;
+#[cfg(target_arch = "x86_64")]
 mod block_avx512;
 mod erf;
 mod gelu;

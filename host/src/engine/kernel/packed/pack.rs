@@ -181,6 +181,9 @@ pub(super) fn interleave(
     }
 }
 
+/// Groups of rows that are read side by side.
+const TOGETHER: usize = 4;
+
 fn interleave_by<const N: usize>(
     format: Format,
     (words, step): (&mut [u32], usize),
@@ -212,19 +215,29 @@ impl<const N: usize> Interleave<'_, N> {
     #[inline(always)]
     fn each(self, word: impl Fn(f32, f32) -> u32) {
         let Self { format, words, step, x, stride, first, columns } = self;
-        for (at, rows) in x.chunks((format.group() * stride).max(1)).enumerate() {
-            let (low, high) = rows.split_at(stride.min(rows.len()));
-            let high = high.get(first..first + columns).unwrap_or_default();
-            let (low, low_rest) = low[first..first + columns].as_chunks::<N>();
-            let (high, high_rest) = high.as_chunks::<N>();
-            for (tile, low) in low.iter().enumerate() {
-                let words = &mut words[tile * step + at * N..][..N];
-                fill(words, (low, high.get(tile)), &word);
+        let group = (format.group() * stride).max(1);
+        let whole = columns / N;
+        for (at, rows) in x.chunks(group * TOGETHER).enumerate() {
+            let mut groups = [(&[][..], &[][..]); TOGETHER];
+            let count = rows.len().div_ceil(group);
+            for (made, rows) in groups.iter_mut().zip(rows.chunks(group)) {
+                let (low, high) = rows.split_at(stride.min(rows.len()));
+                let high = high.get(first..first + columns).unwrap_or_default();
+                *made = (&low[first..first + columns], high);
             }
-            if !low_rest.is_empty() {
-                let words = &mut words[low.len() * step + at * N..][..low_rest.len()];
-                let high = high_rest.iter().copied().chain(std::iter::repeat(0.0));
-                for ((to, low), high) in words.iter_mut().zip(low_rest).zip(high) {
+            let groups = &groups[..count];
+            for tile in 0..whole {
+                let words = &mut words[tile * step + at * TOGETHER * N..][..count * N];
+                for (words, (low, high)) in words.chunks_exact_mut(N).zip(groups) {
+                    let (low, high) = (&low.as_chunks::<N>().0[tile], high.as_chunks::<N>().0);
+                    fill(words, (low, high.get(tile)), &word);
+                }
+            }
+            for (i, (low, high)) in groups.iter().enumerate().filter(|_| whole * N < columns) {
+                let low = &low[whole * N..];
+                let high = high.iter().skip(whole * N).copied().chain(std::iter::repeat(0.0));
+                let words = &mut words[whole * step + (at * TOGETHER + i) * N..][..low.len()];
+                for ((to, low), high) in words.iter_mut().zip(low).zip(high) {
                     *to = word(*low, high);
                 }
             }
