@@ -139,12 +139,14 @@ pub fn transpose_f32(from: &[f32], sizes: &Transposed, to: &mut [f32]) {
     sizes.check(from, to);
     #[cfg(target_arch = "x86_64")]
     match level() {
-        // SAFETY: the level was found, and the check above holds.
         Level::Avx512 | Level::Avx512Bf16 => {
+            // SAFETY: the level was found, and the check above holds.
             return unsafe { block_avx512::transpose(from, sizes, to) };
         }
-        // SAFETY: the level was found.
-        Level::Avx2 => return unsafe { block_avx2::transpose(from, sizes, to) },
+        Level::Avx2 => {
+            // SAFETY: the level was found.
+            return unsafe { block_avx2::transpose(from, sizes, to) };
+        }
         Level::Portable => {}
     }
     transpose(from, sizes, to);

@@ -111,7 +111,7 @@ impl Room {
 
     /// What was packed, `[k, n]`.
     fn right(&self, k: usize, n: usize) -> Panels<'_> {
-        Panels { words: Cow::Borrowed(&self.words), format: self.format, lanes: lanes(), k, n }
+        Panels::from_words(self.format, &self.words, k, n)
     }
 }
 

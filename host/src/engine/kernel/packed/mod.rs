@@ -198,7 +198,12 @@ pub struct Panels<'a> {
     n: usize,
 }
 
-impl Panels<'_> {
+impl<'a> Panels<'a> {
+    /// From words that lie as [`Panels::packed`] fills them on this machine.
+    fn from_words(format: Format, words: &'a [u32], k: usize, n: usize) -> Self {
+        Self { words: Cow::Borrowed(words), format, lanes: lanes(), k, n }
+    }
+
     /// From `x` `[k, n]`, row-major.
     pub fn from_rows(format: Format, x: &[f32], k: usize, n: usize) -> Self {
         Self::packed(format, [k, n], |words, columns, _| {

@@ -146,8 +146,7 @@ impl Space {
             pack((format, lanes()), right, (b, block, made), (0, n));
             let words = Cow::Borrowed(self.left.as_slice());
             let left = Left { words, format, rows, k, tiled: true, stride: 0 };
-            let right = Cow::Borrowed(self.right.as_slice());
-            let right = Panels { words: right, format, lanes: lanes(), k, n };
+            let right = Panels::from_words(format, &self.right, k, n);
             multiply(&left, 0, &right, &mut part.product, start > range.start);
         }
     }

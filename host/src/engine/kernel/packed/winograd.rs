@@ -6,7 +6,6 @@
 //! Tiles overlap by two pixels. What a task needs of the source is transformed into scratch space that stays in the cache,
 //! in the words that products take; sums are f32 and become pixels panel by panel.
 
-use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -103,7 +102,7 @@ impl Weight {
         let [k, _] = self.sizes;
         let each = self.format.words(k) * WIDTH;
         let words = &self.words[(panel * PLACES + place) * each..][..each];
-        Panels { words: Cow::Borrowed(words), format: self.format, lanes: lanes(), k, n: WIDTH }
+        Panels::from_words(self.format, words, k, WIDTH)
     }
 }
 

@@ -203,8 +203,7 @@ impl Space {
                 let format = work.format;
                 let left = Left { words, format, rows: m, k, tiled: true, stride: 0 };
                 let words = &right[at * place + slice * WIDTH * height..][..WIDTH * height];
-                let words = Cow::Borrowed(words);
-                let right = Panels { words, format, lanes: lanes(), k, n: WIDTH };
+                let right = Panels::from_words(format, words, k, WIDTH);
                 multiply(&left, 0, &right, part, number > first);
             }
             (self.left, self.right) = (own, right);
