@@ -233,7 +233,10 @@ impl<const N: usize> Interleave<'_, N> {
                     fill(words, (low, high.get(tile)), &word);
                 }
             }
-            for (i, (low, high)) in groups.iter().enumerate().filter(|_| whole * N < columns) {
+            if whole * N == columns {
+                continue;
+            }
+            for (i, (low, high)) in groups.iter().enumerate() {
                 let low = &low[whole * N..];
                 let high = high.iter().skip(whole * N).copied().chain(std::iter::repeat(0.0));
                 let words = &mut words[whole * step + (at * TOGETHER + i) * N..][..low.len()];
