@@ -19,6 +19,18 @@ pub(super) fn to_write<T>(room: &[T]) {
     let _ = room;
 }
 
+/// As [`to_write`], for the one line that `place` lies in.
+#[inline(always)]
+pub(super) fn line_to_write<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// Asks for what will be read a while later: it goes to the second level, past what is used now.
 #[inline(always)]
 pub(super) fn to_read<T>(slice: &[T]) {
@@ -31,11 +43,11 @@ pub(super) fn to_read<T>(slice: &[T]) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn ask<const HINT: i32, T>(slice: &[T]) {
-    let each = (LINE / size_of::<T>().max(1)).max(1);
+    let start = slice.as_ptr().cast::<i8>();
+    let bytes = size_of_val(slice);
     // A slice that begins inside of a line ends in one more.
-    let lines = slice.chunks(each).map(<[T]>::as_ptr);
-    for line in lines.chain(slice.last().map(std::ptr::from_ref)) {
+    for at in (0..bytes).step_by(LINE).chain(bytes.checked_sub(1)) {
         // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
-        unsafe { _mm_prefetch::<HINT>(line.cast()) };
+        unsafe { _mm_prefetch::<HINT>(start.wrapping_add(at)) };
     }
 }

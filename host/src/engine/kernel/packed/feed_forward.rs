@@ -4,11 +4,16 @@
 //! cache; only what GELU took, in words of [`Format::kept`] (bf16 in half the memory), is written down for
 //! the backward pass, which makes GELU and its slope from it in one go.
 
+use std::mem::MaybeUninit;
+
 use super::super::gelu;
 use super::super::threads::{self, Shared};
 use super::pack::{read_row, write_row};
 use super::rows::{Plain, Rows, Words};
-use super::{Format, Left, Panels, TASK, add_bias, multiply, transposed};
+use super::{Format, Left, Panels, TASK, add_bias, multiply, multiply_into, transposed};
+
+/// Where numbers are about to be.
+type Room = [MaybeUninit<f32>];
 
 /// Sizes of both maps; none is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +167,7 @@ pub fn forward(
     let kept_height = format.kept().words(hidden);
     let first = Panels::from_columns(format, maps.w1, hidden, inputs);
     let second = Panels::from_columns(format, maps.w2, outputs, hidden);
-    let piece = |space: &mut Space, task: usize, y: &mut [f32], kept: &Shared<'_, u32>| {
+    let piece = |space: &mut Space, task: usize, y: &mut Room, kept: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, y.len() / outputs);
         space.resize(format, count, hidden);
         multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
@@ -172,23 +177,19 @@ pub fn forward(
                 unsafe { kept.put((at + row) * kept_height, words) };
             }
         });
-        multiply(&space.between(format, count, hidden), 0, &second, y, false);
+        let y = multiply_into(&space.between(format, count, hidden), 0, &second, y);
         add_bias(y, maps.b2);
     };
     let mut y = Vec::new();
-    let all = if keeps { rows * kept_height } else { 0 };
-    // SAFETY: the pieces put every row of words that there is room for.
-    let kept = unsafe {
-        threads::put(all, |kept| {
-            y = threads::made(
-                (rows * outputs, TASK * outputs),
-                Space::default,
-                |space, task, y| {
-                    piece(space, task, y, kept);
-                },
-            );
-        })
+    let all = |kept: &Shared<'_, u32>| {
+        let len = (rows * outputs, TASK * outputs);
+        // SAFETY: a product writes every number of its piece.
+        y = unsafe {
+            threads::filled(len, Space::default, |space, task, y| piece(space, task, y, kept))
+        };
     };
+    // SAFETY: the pieces put every row of words that there is room for.
+    let kept = unsafe { threads::put(if keeps { rows * kept_height } else { 0 }, all) };
     (y, kept)
 }
 
@@ -212,7 +213,7 @@ pub fn backward(
     let mut partials = vec![0.0; rows.div_ceil(TASK) * hidden];
     let sums = Shared::new(&mut partials);
     let activated = Shared::new(&mut kept[..rows * kept_height]);
-    let piece = |space: &mut Space, task: usize, dx: &mut [f32], dh_words: &Shared<'_, u32>| {
+    let piece = |space: &mut Space, task: usize, dx: &mut Room, dh_words: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, dx.len() / inputs);
         space.resize(format, count, hidden);
         let left = space.input.left(format, &dy_rows, at, count);
@@ -225,13 +226,15 @@ pub fn backward(
             // SAFETY: every row of words is put once, by the piece it belongs to.
             unsafe { dh_words.put((at + row) * kept_height, words) };
         });
-        multiply(&space.between(format, count, hidden), 0, &first, dx, false);
-        finish(at, dx);
+        finish(at, multiply_into(&space.between(format, count, hidden), 0, &first, dx));
     };
     let mut dx = Vec::new();
     let all = |dh: &Shared<'_, u32>| {
         let len = (rows * inputs, TASK * inputs);
-        dx = threads::made(len, Space::default, |space, task, dx| piece(space, task, dx, dh));
+        // SAFETY: a product writes every number of its piece.
+        dx = unsafe {
+            threads::filled(len, Space::default, |space, task, dx| piece(space, task, dx, dh))
+        };
     };
     // SAFETY: the pieces put every row of it.
     let dh = unsafe { threads::put(rows * kept_height, all) };

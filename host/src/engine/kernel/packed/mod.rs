@@ -9,6 +9,7 @@
 //! number of threads.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
@@ -302,25 +303,59 @@ pub fn matmul(a: &Left<'_>, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
 /// # Panics
 /// When the shapes or formats of `a`, `b` and `c` don't fit each other.
 pub fn multiply(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
+    // SAFETY: both have one layout, and nothing but numbers is written.
+    let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
+    // SAFETY: it holds numbers.
+    unsafe { block(a, first, b, c, accumulate) };
+}
+
+/// As [`multiply`], into room that need not hold numbers yet, and does after this.
+fn multiply_into<'a>(
+    a: &Left<'_>,
+    first: usize,
+    b: &Panels<'_>,
+    room: &'a mut [MaybeUninit<f32>],
+) -> &'a mut [f32] {
+    // SAFETY: it doesn't accumulate.
+    unsafe { block(a, first, b, room, false) };
+    // SAFETY: every number was written.
+    unsafe { room.assume_init_mut() }
+}
+
+/// [`multiply`]; writes every number of `c`.
+///
+/// # Safety
+/// `c` holds numbers where it accumulates.
+unsafe fn block(
+    a: &Left<'_>,
+    first: usize,
+    b: &Panels<'_>,
+    c: &mut [MaybeUninit<f32>],
+    accumulate: bool,
+) {
     assert_eq!((a.format, a.k), (b.format, b.k), "formats of a matrix product");
     assert!(first.is_multiple_of(HEIGHT) && first * b.n + c.len() <= a.rows * b.n);
+    // Whole rows: what is left over would stay as it is.
+    assert!(c.is_empty() || c.len().is_multiple_of(b.n), "rows of a matrix product");
     #[cfg(target_arch = "x86_64")]
     match (a.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) => {
             assert_eq!(b.lanes, WIDTH, "columns that lie together");
-            // SAFETY: `level` found AVX-512 and AVX512-BF16.
+            // SAFETY: `level` found AVX-512 and AVX512-BF16; the rest is the caller's promise.
             return unsafe { vector::block::<true>(a, first, b, c, accumulate) };
         }
         (Format::F32 | Format::Rounded, Level::Avx512 | Level::Avx512Bf16) => {
             assert_eq!(b.lanes, WIDTH, "columns that lie together");
-            // SAFETY: `level` found AVX-512.
+            // SAFETY: `level` found AVX-512; the rest is the caller's promise.
             return unsafe { vector::block::<false>(a, first, b, c, accumulate) };
         }
         _ => {}
     }
     match a.format {
-        Format::F32 | Format::Rounded => tile::block(a, first, b, c, accumulate),
-        Format::Bf16 => portable::block(a, first, b, c, accumulate),
+        // SAFETY: the caller's promise.
+        Format::F32 | Format::Rounded => unsafe { tile::block(a, first, b, c, accumulate) },
+        // SAFETY: the caller's promise.
+        Format::Bf16 => unsafe { portable::block(a, first, b, c, accumulate) },
     }
 }
 
@@ -337,11 +372,12 @@ pub fn rows_by_panels(
     finish: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) -> Vec<f32> {
     assert_eq!(x.width(), b.k, "shapes of a matrix product");
-    threads::made((rows * b.n, TASK * b.n), Space::default, |space: &mut Space, task, y| {
+    let piece = |space: &mut Space, task: usize, y: &mut [MaybeUninit<f32>]| {
         let (first, rows) = (task * TASK, y.len() / b.n);
-        multiply(&space.left(b.format, x, first, rows), 0, b, y, false);
-        finish(first, y);
-    })
+        finish(first, multiply_into(&space.left(b.format, x, first, rows), 0, b, y));
+    };
+    // SAFETY: a product writes every number of its piece.
+    unsafe { threads::filled((rows * b.n, TASK * b.n), Space::default, piece) }
 }
 
 /// Scratch space of one thread: rows that were made, and their words.

@@ -55,9 +55,9 @@ impl<'a> Places<'a> {
 /// Where the sums of a tile go.
 pub struct Target<'a> {
     /// The results, which hold numbers where it adds.
-    c: &'a mut [MaybeUninit<f32>],
-    columns: usize,
-    adds: bool,
+    pub(super) c: &'a mut [MaybeUninit<f32>],
+    pub(super) columns: usize,
+    pub(super) adds: bool,
 }
 
 impl<'a> Target<'a> {
@@ -203,7 +203,16 @@ pub(super) fn put((c, adds): (&mut [MaybeUninit<f32>], bool), sums: &[f32; COLUM
 }
 
 /// Makes the rows of `c` from `first` on, of operands whose words are f32.
-pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
+///
+/// # Safety
+/// `c` holds numbers where it accumulates.
+pub(super) unsafe fn block(
+    a: &Left<'_>,
+    first: usize,
+    b: &Panels<'_>,
+    c: &mut [MaybeUninit<f32>],
+    accumulate: bool,
+) {
     let (height, n) = (a.k, b.n);
     assert_ne!(a.format, Format::Bf16, "words of one number");
     if c.is_empty() {
@@ -211,7 +220,7 @@ pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], a
     }
     let rows = c.len() / n;
     if height == 0 && !accumulate {
-        c.fill(0.0);
+        c.fill(MaybeUninit::new(0.0));
     }
     let left = &a.words[first * if a.tiled { height } else { a.stride }..];
     let (left, left_step) = (bytemuck::cast_slice(left), if a.tiled { HEIGHT } else { 1 });
@@ -232,7 +241,8 @@ pub(super) fn block(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], a
                 let right = (bytemuck::cast_slice(right), b.lanes);
                 let operands = Operands::new((left, left_step), right, &segment);
                 let (columns, adds) = (COLUMNS.min(n - to), accumulate || start > 0);
-                let mut target = Target::numbers(&mut c[to..], columns, adds);
+                // SAFETY: `c` holds numbers where it accumulates, and the first pass writes all of it.
+                let mut target = unsafe { Target::room(&mut c[to..], columns, adds) };
                 operands.make(places, to % b.lanes, &mut target);
             }
         }

@@ -4,7 +4,6 @@ use std::arch::x86_64::{
     __m256, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
     _mm256_setzero_ps, _mm256_storeu_ps,
 };
-use std::mem::MaybeUninit;
 
 use super::ahead;
 use super::register::each_row;
@@ -51,9 +50,12 @@ unsafe fn rows<const R: usize>(
 ) {
     let Operands { left, left_step, right, right_step, segments, .. } = *operands;
     let places: [Place; R] = std::array::from_fn(|r| places[r]);
-    // What is written comes while the sums are made.
+    let Target { columns, adds, .. } = *target;
+    let results = places.map(|[_, to]| target.c.as_mut_ptr().wrapping_add(to).cast::<f32>());
+    // What is written comes while the sums are made. A row of a tile lies in no more than two lines.
     each_row!(r below R {
-        ahead::to_write(target.row(places[r][1]).0);
+        ahead::line_to_write(results[r]);
+        ahead::line_to_write(results[r].wrapping_add(columns.saturating_sub(1)));
     });
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
     for segment in segments {
@@ -76,30 +78,36 @@ unsafe fn rows<const R: usize>(
         }
     }
     each_row!(r below R {
-        store(target.row(places[r][1]), sums[r]);
+        // SAFETY: the caller holds the columns of every row inside of the target, which holds numbers where it adds.
+        unsafe { store(results[r], columns, sums[r], adds) };
     });
 }
 
-/// Stores (or adds) as many sums as there is room for, as [`Target::row`] has it.
+/// Stores (or adds) the first `columns` of 16 sums.
+///
+/// # Safety
+/// There is room for them at `to`, which holds numbers where it `adds`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn store((c, adds): (&mut [MaybeUninit<f32>], bool), sums: [__m256; 2]) {
-    if c.len() == COLUMNS {
-        for (i, mut sums) in sums.into_iter().enumerate() {
-            let c = c.as_mut_ptr().wrapping_add(8 * i).cast::<f32>();
-            if adds {
-                // SAFETY: there are 16, and a target that adds holds numbers.
-                sums = _mm256_add_ps(sums, unsafe { _mm256_loadu_ps(c) });
-            }
-            // SAFETY: there is room for 16.
-            unsafe { _mm256_storeu_ps(c, sums) };
-        }
+unsafe fn store(to: *mut f32, columns: usize, sums: [__m256; 2], adds: bool) {
+    if columns < COLUMNS {
+        let mut row = [0.0_f32; COLUMNS];
+        // SAFETY: there is room for 8.
+        unsafe { _mm256_storeu_ps(row.as_mut_ptr(), sums[0]) };
+        // SAFETY: there is room for 8 more.
+        unsafe { _mm256_storeu_ps(row[8..].as_mut_ptr(), sums[1]) };
+        // SAFETY: the caller's promise.
+        let room = unsafe { std::slice::from_raw_parts_mut(to.cast(), columns) };
+        put((room, adds), &row);
         return;
     }
-    let mut row = [0.0_f32; COLUMNS];
-    // SAFETY: there is room for 8.
-    unsafe { _mm256_storeu_ps(row.as_mut_ptr(), sums[0]) };
-    // SAFETY: there is room for 8 more.
-    unsafe { _mm256_storeu_ps(row[8..].as_mut_ptr(), sums[1]) };
-    put((c, adds), &row);
+    for (i, mut sums) in sums.into_iter().enumerate() {
+        let to = to.wrapping_add(8 * i);
+        if adds {
+            // SAFETY: there are 16, and a target that adds holds numbers.
+            sums = _mm256_add_ps(sums, unsafe { _mm256_loadu_ps(to) });
+        }
+        // SAFETY: there is room for 16.
+        unsafe { _mm256_storeu_ps(to, sums) };
+    }
 }

@@ -3,8 +3,9 @@
 use std::arch::x86_64::{
     _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_setzero_ps,
 };
+use std::mem::MaybeUninit;
 
-use super::register::{by_rows, each_row, pairs, spread, store_row, words};
+use super::register::{by_rows, each_row, pairs, put_row, spread, words};
 use super::{HEIGHT, Left, Panels, WIDTH};
 
 /// Words along the summed dimension before the kernel goes on to the next tile, so that a piece of a
@@ -29,12 +30,12 @@ struct Tile<'a> {
 /// Makes the rows of `c` from `first` on.
 ///
 /// # Safety
-/// The machine has AVX-512 (F, BW, VL, DQ) and, for `BF16`, AVX512-BF16.
+/// The machine has AVX-512 (F, BW, VL, DQ) and, for `BF16`, AVX512-BF16; `c` holds numbers where it accumulates.
 pub(super) unsafe fn block<const BF16: bool>(
     a: &Left<'_>,
     first: usize,
     b: &Panels<'_>,
-    c: &mut [f32],
+    c: &mut [MaybeUninit<f32>],
     accumulate: bool,
 ) {
     let (height, n) = (a.format.words(a.k), b.n);
@@ -62,10 +63,10 @@ pub(super) unsafe fn block<const BF16: bool>(
                 let c = &mut c[row * n + panel * WIDTH..];
                 let rows = HEIGHT.min(rows - row);
                 if BF16 {
-                    // SAFETY: the caller promises AVX512-BF16.
+                    // SAFETY: the caller promises AVX512-BF16, and the first pass writes all of `c`.
                     unsafe { tile_bf16(rows, &tile, c, n) };
                 } else {
-                    // SAFETY: the caller promises AVX-512.
+                    // SAFETY: as above, of AVX-512.
                     unsafe { tile_f32(rows, &tile, c, n) };
                 }
             }
@@ -73,19 +74,27 @@ pub(super) unsafe fn block<const BF16: bool>(
     }
 }
 
+/// # Safety
+/// `c` holds numbers where the tile adds.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-fn tile_bf16(rows: usize, tile: &Tile<'_>, c: &mut [f32], stride: usize) {
-    by_rows!(rows, rows_bf16(tile, c, stride));
+unsafe fn tile_bf16(rows: usize, tile: &Tile<'_>, c: &mut [MaybeUninit<f32>], stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(rows, rows_bf16(tile, c, stride)) };
 }
 
+/// # Safety
+/// As for [`tile_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn tile_f32(rows: usize, tile: &Tile<'_>, c: &mut [f32], stride: usize) {
-    by_rows!(rows, rows_f32(tile, c, stride));
+unsafe fn tile_f32(rows: usize, tile: &Tile<'_>, c: &mut [MaybeUninit<f32>], stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(rows, rows_f32(tile, c, stride)) };
 }
 
+/// # Safety
+/// As for [`tile_bf16`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-fn rows_bf16<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
+unsafe fn rows_bf16<const R: usize>(tile: &Tile<'_>, c: &mut [MaybeUninit<f32>], stride: usize) {
     check::<R>(tile);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     for p in 0..tile.depth {
@@ -101,13 +110,16 @@ fn rows_bf16<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
         });
     }
     each_row!(r below R {
-        store_row(&mut c[r * stride..][..tile.columns], sums[r], tile.adds);
+        // SAFETY: the caller's promise.
+        unsafe { put_row(&mut c[r * stride..][..tile.columns], sums[r], tile.adds) };
     });
 }
 
+/// # Safety
+/// As for [`tile_bf16`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn rows_f32<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
+unsafe fn rows_f32<const R: usize>(tile: &Tile<'_>, c: &mut [MaybeUninit<f32>], stride: usize) {
     check::<R>(tile);
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     for p in 0..tile.depth {
@@ -123,7 +135,8 @@ fn rows_f32<const R: usize>(tile: &Tile<'_>, c: &mut [f32], stride: usize) {
         });
     }
     each_row!(r below R {
-        store_row(&mut c[r * stride..][..tile.columns], sums[r], tile.adds);
+        // SAFETY: the caller's promise.
+        unsafe { put_row(&mut c[r * stride..][..tile.columns], sums[r], tile.adds) };
     });
 }
 
