@@ -190,8 +190,9 @@ pub fn peak_memory() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// Rows, columns and depth of the product that stands for the machine's best: 16 pieces of work, which 2, 4 or 8 threads share evenly.
-const CEILING: usize = 1536;
+/// Rows, columns and depth of the product that stands for the machine's best: 16 pieces of work, which 2, 4, 8 or 16
+/// threads share evenly.
+const CEILING: usize = 16 * packed::TASK;
 
 /// Rows, columns and depth of the same on a device, which a smaller one would not fill.
 const CEILING_ON_DEVICE: usize = 8192;

@@ -66,6 +66,15 @@ pub(super) unsafe fn filled<T: Float, S>(
     made
 }
 
+/// `numbers` as room for others.
+///
+/// # Safety
+/// Nothing but numbers is written to it.
+pub(super) unsafe fn room<T: Float>(numbers: &mut [T]) -> &mut [MaybeUninit<T>] {
+    // SAFETY: both have one layout; the rest is the caller's promise.
+    unsafe { &mut *(std::ptr::from_mut(numbers) as *mut [MaybeUninit<T>]) }
+}
+
 /// Changes `all` in pieces of `len`, as [`filled`] makes them; `body` reads what is there.
 ///
 /// # Safety
@@ -76,8 +85,8 @@ pub(super) unsafe fn refilled<T: Float, S>(
     body: impl Fn(&mut S, usize, &mut [MaybeUninit<T>]) + Send + Sync,
 ) {
     all.par_chunks_mut(len.max(1)).enumerate().for_each_init(scratch, |scratch, (i, piece)| {
-        // SAFETY: both have one layout, and the caller promises that numbers stay numbers.
-        let piece = unsafe { &mut *(std::ptr::from_mut(piece) as *mut [MaybeUninit<T>]) };
+        // SAFETY: the caller's promise.
+        let piece = unsafe { room(piece) };
         body(scratch, i, piece);
     });
 }

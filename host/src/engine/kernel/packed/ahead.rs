@@ -21,12 +21,9 @@ pub(super) fn to_write<T>(room: &[T]) {
 
 /// As [`to_write`], for the one line that `place` lies in.
 #[inline(always)]
-pub(super) fn line_to_write<T>(place: *const T) {
+pub(super) fn line_to_write(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(place.cast());
-    }
+    line::<_MM_HINT_T0>(place.cast());
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
@@ -47,7 +44,13 @@ fn ask<const HINT: i32, T>(slice: &[T]) {
     let bytes = size_of_val(slice);
     // A slice that begins inside of a line ends in one more.
     for at in (0..bytes).step_by(LINE).chain(bytes.checked_sub(1)) {
-        // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
-        unsafe { _mm_prefetch::<HINT>(start.wrapping_add(at)) };
+        line::<HINT>(start.wrapping_add(at));
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn line<const HINT: i32>(at: *const i8) {
+    // SAFETY: every processor with this instruction set has it, and it changes nothing but what lies in the cache.
+    unsafe { _mm_prefetch::<HINT>(at) };
 }

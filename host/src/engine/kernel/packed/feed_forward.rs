@@ -12,9 +12,6 @@ use super::pack::{read_row, write_row};
 use super::rows::{Plain, Rows, Words};
 use super::{Format, Left, Panels, TASK, add_bias, multiply, multiply_into, transposed};
 
-/// Where numbers are about to be.
-type Room = [MaybeUninit<f32>];
-
 /// Sizes of both maps; none is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -167,19 +164,20 @@ pub fn forward(
     let kept_height = format.kept().words(hidden);
     let first = Panels::from_columns(format, maps.w1, hidden, inputs);
     let second = Panels::from_columns(format, maps.w2, outputs, hidden);
-    let piece = |space: &mut Space, task: usize, y: &mut Room, kept: &Shared<'_, u32>| {
-        let (at, count) = (task * TASK, y.len() / outputs);
-        space.resize(format, count, hidden);
-        multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
-        space.activate(format, maps.b1, hidden, |row, words| {
-            if keeps {
-                // SAFETY: every row of words is put once, by the piece it belongs to.
-                unsafe { kept.put((at + row) * kept_height, words) };
-            }
-        });
-        let y = multiply_into(&space.between(format, count, hidden), 0, &second, y);
-        add_bias(y, maps.b2);
-    };
+    let piece =
+        |space: &mut Space, task: usize, y: &mut [MaybeUninit<f32>], kept: &Shared<'_, u32>| {
+            let (at, count) = (task * TASK, y.len() / outputs);
+            space.resize(format, count, hidden);
+            multiply(&space.input.left(format, x, at, count), 0, &first, &mut space.hidden, false);
+            space.activate(format, maps.b1, hidden, |row, words| {
+                if keeps {
+                    // SAFETY: every row of words is put once, by the piece it belongs to.
+                    unsafe { kept.put((at + row) * kept_height, words) };
+                }
+            });
+            let y = multiply_into(&space.between(format, count, hidden), 0, &second, y);
+            add_bias(y, maps.b2);
+        };
     let mut y = Vec::new();
     let all = |kept: &Shared<'_, u32>| {
         let len = (rows * outputs, TASK * outputs);
@@ -213,7 +211,10 @@ pub fn backward(
     let mut partials = vec![0.0; rows.div_ceil(TASK) * hidden];
     let sums = Shared::new(&mut partials);
     let activated = Shared::new(&mut kept[..rows * kept_height]);
-    let piece = |space: &mut Space, task: usize, dx: &mut Room, dh_words: &Shared<'_, u32>| {
+    let piece = |space: &mut Space,
+                 task: usize,
+                 dx: &mut [MaybeUninit<f32>],
+                 dh_words: &Shared<'_, u32>| {
         let (at, count) = (task * TASK, dx.len() / inputs);
         space.resize(format, count, hidden);
         let left = space.input.left(format, &dy_rows, at, count);

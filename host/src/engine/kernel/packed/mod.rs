@@ -303,8 +303,8 @@ pub fn matmul(a: &Left<'_>, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
 /// # Panics
 /// When the shapes or formats of `a`, `b` and `c` don't fit each other.
 pub fn multiply(a: &Left<'_>, first: usize, b: &Panels<'_>, c: &mut [f32], accumulate: bool) {
-    // SAFETY: both have one layout, and nothing but numbers is written.
-    let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
+    // SAFETY: nothing but numbers is written.
+    let c = unsafe { threads::room(c) };
     // SAFETY: it holds numbers.
     unsafe { block(a, first, b, c, accumulate) };
 }
@@ -336,7 +336,10 @@ unsafe fn block(
     assert_eq!((a.format, a.k), (b.format, b.k), "formats of a matrix product");
     assert!(first.is_multiple_of(HEIGHT) && first * b.n + c.len() <= a.rows * b.n);
     // Whole rows: what is left over would stay as it is.
-    assert!(c.is_empty() || c.len().is_multiple_of(b.n), "rows of a matrix product");
+    assert!(c.len().is_multiple_of(b.n), "rows of a matrix product");
+    if c.is_empty() {
+        return;
+    }
     #[cfg(target_arch = "x86_64")]
     match (a.format, level()) {
         (Format::Bf16, Level::Avx512Bf16) => {

@@ -6,6 +6,8 @@ use std::arch::x86_64::{
 };
 use std::mem::MaybeUninit;
 
+use super::super::threads;
+
 /// Calls `$rows::<R>` for the number of rows `$n`, 1 to 12.
 macro_rules! by_rows {
     ($n:expr, $rows:ident($($argument:expr),*)) => {
@@ -86,9 +88,9 @@ pub(super) fn pairs(words: __m512i) -> __m512bh {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn store_row(c: &mut [f32], sums: [__m512; 2], adds: bool) {
-    // SAFETY: initialised numbers stay so: only numbers are stored.
-    let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
-    // SAFETY: as above.
+    // SAFETY: only numbers are stored.
+    let c = unsafe { threads::room(c) };
+    // SAFETY: it holds numbers.
     unsafe { put_row(c, sums, adds) };
 }
 

@@ -41,8 +41,8 @@ const SHAPES: [(usize, usize, usize); 7] =
 
 /// The product on machines without AVX-512.
 fn by_tiles(left: &Left<'_>, right: &Panels<'_>, c: &mut [f32], accumulate: bool) {
-    // SAFETY: both have one layout, and nothing but numbers is written.
-    let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
+    // SAFETY: nothing but numbers is written.
+    let c = unsafe { threads::room(c) };
     match left.format {
         // SAFETY: `c` holds numbers.
         Format::Bf16 => unsafe { portable::block(left, 0, right, c, accumulate) },
@@ -52,12 +52,15 @@ fn by_tiles(left: &Left<'_>, right: &Panels<'_>, c: &mut [f32], accumulate: bool
 }
 
 #[test]
-fn a_product_without_a_summed_dimension_is_zero_in_room_that_held_nothing() {
+fn a_product_without_a_summed_dimension_is_zero_whatever_its_room_held() {
     for format in FORMATS {
         let left = Left::from_rows(format, &[], 13, 0);
         let right = Panels::from_rows(format, &[], 0, 33);
         let mut room = vec![MaybeUninit::new(f32::NAN); 13 * 33];
         assert_eq!(multiply_into(&left, 0, &right, &mut room), [0.0; 13 * 33]);
+        let mut c = [f32::NAN; 13 * 33];
+        by_tiles(&left, &right, &mut c, false);
+        assert_eq!(c, [0.0; 13 * 33]);
     }
 }
 

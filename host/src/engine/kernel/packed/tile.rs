@@ -9,6 +9,7 @@ use super::super::Float;
 use super::super::dispatch::{Kernel, dispatch};
 #[cfg(target_arch = "x86_64")]
 use super::super::dispatch::{Level, level};
+use super::super::threads;
 #[cfg(target_arch = "x86_64")]
 use super::tile_avx2;
 use super::{Format, HEIGHT, Left, Panels, TASK, WIDTH};
@@ -55,16 +56,16 @@ impl<'a> Places<'a> {
 /// Where the sums of a tile go.
 pub struct Target<'a> {
     /// The results, which hold numbers where it adds.
-    pub(super) c: &'a mut [MaybeUninit<f32>],
-    pub(super) columns: usize,
-    pub(super) adds: bool,
+    c: &'a mut [MaybeUninit<f32>],
+    columns: usize,
+    adds: bool,
 }
 
 impl<'a> Target<'a> {
     /// Up to 16 columns of numbers, which are added to where it `adds`.
     pub fn numbers(c: &'a mut [f32], columns: usize, adds: bool) -> Self {
-        // SAFETY: both have one layout, and tiles write nothing but numbers.
-        let c = unsafe { &mut *(std::ptr::from_mut(c) as *mut [MaybeUninit<f32>]) };
+        // SAFETY: tiles write nothing but numbers.
+        let c = unsafe { threads::room(c) };
         Self { c, columns, adds }
     }
 
@@ -74,6 +75,12 @@ impl<'a> Target<'a> {
     /// Where it `adds`, whatever a tile is made for holds numbers.
     pub unsafe fn room(c: &'a mut [MaybeUninit<f32>], columns: usize, adds: bool) -> Self {
         Self { c, columns, adds }
+    }
+
+    /// Where the results begin, how many columns a row has, and whether to add to them.
+    #[inline(always)]
+    pub(super) fn parts(&mut self) -> (*mut f32, usize, bool) {
+        (self.c.as_mut_ptr().cast(), self.columns, self.adds)
     }
 
     /// The columns of the row that begins at `to`, and whether to add to them.
@@ -215,9 +222,6 @@ pub(super) unsafe fn block(
 ) {
     let (height, n) = (a.k, b.n);
     assert_ne!(a.format, Format::Bf16, "words of one number");
-    if c.is_empty() {
-        return;
-    }
     let rows = c.len() / n;
     if height == 0 && !accumulate {
         c.fill(MaybeUninit::new(0.0));
@@ -241,7 +245,7 @@ pub(super) unsafe fn block(
                 let right = (bytemuck::cast_slice(right), b.lanes);
                 let operands = Operands::new((left, left_step), right, &segment);
                 let (columns, adds) = (COLUMNS.min(n - to), accumulate || start > 0);
-                // SAFETY: `c` holds numbers where it accumulates, and the first pass writes all of it.
+                // SAFETY: the caller promises numbers where it accumulates, and later passes add to what earlier ones wrote.
                 let mut target = unsafe { Target::room(&mut c[to..], columns, adds) };
                 operands.make(places, to % b.lanes, &mut target);
             }

@@ -50,8 +50,8 @@ unsafe fn rows<const R: usize>(
 ) {
     let Operands { left, left_step, right, right_step, segments, .. } = *operands;
     let places: [Place; R] = std::array::from_fn(|r| places[r]);
-    let Target { columns, adds, .. } = *target;
-    let results = places.map(|[_, to]| target.c.as_mut_ptr().wrapping_add(to).cast::<f32>());
+    let (start, columns, adds) = target.parts();
+    let results = places.map(|[_, to]| start.wrapping_add(to));
     // What is written comes while the sums are made. A row of a tile lies in no more than two lines.
     each_row!(r below R {
         ahead::line_to_write(results[r]);

@@ -63,10 +63,11 @@ pub(super) unsafe fn block<const BF16: bool>(
                 let c = &mut c[row * n + panel * WIDTH..];
                 let rows = HEIGHT.min(rows - row);
                 if BF16 {
-                    // SAFETY: the caller promises AVX512-BF16, and the first pass writes all of `c`.
+                    // SAFETY: the caller promises AVX512-BF16, and numbers where it accumulates; later passes add to
+                    // what earlier ones wrote.
                     unsafe { tile_bf16(rows, &tile, c, n) };
                 } else {
-                    // SAFETY: as above, of AVX-512.
+                    // SAFETY: as above, with AVX-512.
                     unsafe { tile_f32(rows, &tile, c, n) };
                 }
             }
