@@ -181,7 +181,7 @@ pub(super) fn interleave(
     }
 }
 
-/// Groups of rows that are read side by side.
+/// Groups of rows that are read side by side, so that what a tile gets of them is written in one run: tiles lie far apart.
 const TOGETHER: usize = 4;
 
 fn interleave_by<const N: usize>(
